@@ -1,0 +1,224 @@
+"""Run the project's checks stage by stage, go on after a failed one, and count what passed.
+
+The counting unit is a test where there are tests (pytest, Molecule's testinfra) and a step or command elsewhere.
+The last line of output is always ``N passed, N failed, N skipped``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / ".build" / "reports"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclasses.dataclass
+class Count:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One command, and how to count what it did."""
+
+    name: str
+    run: Callable[[], Count]
+
+
+def call(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a command, show its output as it comes, and return its exit code and output."""
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        lines = []
+        for line in process.stdout or ():
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            lines.append(line)
+    return process.returncode, ANSI.sub("", "".join(lines))
+
+
+def one(*command: str) -> Callable[[], Count]:
+    """Count the whole command as one."""
+
+    def run() -> Count:
+        code, _output = call(*command)
+        return Count(passed=1) if code == 0 else Count(failed=1)
+
+    return run
+
+
+def read_junit(report: Path) -> Count:
+    """Count the tests in a pytest report."""
+    count = Count()
+    # The report is our own pytest's, written a moment ago.
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):  # noqa: S314
+        number = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+        failed = number["failures"] + number["errors"]
+        count += Count(number["tests"] - failed - number["skipped"], failed, number["skipped"])
+    return count
+
+
+def fresh_report(name: str) -> Path:
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    report = REPORTS / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    return report
+
+
+def counted(code: int, count: Count) -> Count:
+    """A command that failed counts as failed, even when nothing it reported did."""
+    return count + Count(failed=1) if code != 0 and count.failed == 0 else count
+
+
+def pytest(path: str, *command: str, cwd: Path = ROOT) -> Callable[[], Count]:
+    def run() -> Count:
+        report = fresh_report(path.replace("/", "-"))
+        code, _output = call(*(command or ("pytest",)), path, f"--junit-xml={report}", cwd=cwd)
+        return counted(code, read_junit(report) if report.exists() else Count())
+
+    return run
+
+
+def sanity() -> Count:
+    code, output = call("tools/sanity")
+    ran = len(re.findall(r"^Running sanity test", output, re.MULTILINE))
+    skipped = len(re.findall(r"^WARNING: .*(?:not found|Skipping)", output, re.MULTILINE))
+    failures = re.search(r"^FATAL: The (\d+) sanity test", output, re.MULTILINE)
+    failed = int(failures[1]) if failures else 0
+    return counted(code, Count(ran - failed - skipped, failed, skipped))
+
+
+def scenario(role: str, name: str) -> Callable[[], Count]:
+    def run() -> Count:
+        report = fresh_report(f"molecule-{role or 'root'}-{name}")
+        code, output = call("tools/molecule", "test", role, name, env={"PYTEST_ADDOPTS": f"--junit-xml={report}"})
+        count = Count()
+        # Molecule's closing list has one line for each step: scenario, arrow, step, result.
+        _before, _heading, details = output.rpartition("\nDETAILS")
+        steps = dict(re.findall(r"^\S+ \S+ (\w+): Executed: (\w+)", details, re.MULTILINE))
+        for step, result in steps.items():
+            if step == "verify" and report.exists():
+                count += read_junit(report)
+            elif result == "Successful":
+                count += Count(passed=1)
+            elif result == "Failed":
+                count += Count(failed=1)
+        # A scenario of which nothing could be counted has not shown anything.
+        return counted(code if count.passed else 1, count)
+
+    return run
+
+
+def scenarios() -> Iterator[Check]:
+    for path in sorted(ROOT.glob("roles/*/molecule/*/molecule.yml")):
+        role, name = path.parts[-4], path.parts[-2]
+        yield Check(f"{role} {name}", scenario(role, name))
+    for path in sorted(ROOT.glob("molecule/*/molecule.yml")):
+        yield Check(path.parts[-2], scenario("", path.parts[-2]))
+
+
+def lint() -> Iterator[Check]:
+    yield Check("yamllint", one("yamllint", "--strict", "."))
+    yield Check("ruff check", one("ruff", "check"))
+    yield Check("ruff format", one("ruff", "format", "--diff"))
+    yield Check("mypy", one("mypy"))
+    yield Check("shellcheck", one("tools/shellcheck"))
+    yield Check("ansible-lint", one("ansible-lint", "--offline", "--strict"))
+    yield Check("antsibull-docs", one("antsibull-docs", "lint-collection-docs", "--plugin-docs", "."))
+    yield Check("reference", one("tools/docs", "--check"))
+    yield Check("changelog", one("antsibull-changelog", "lint"))
+
+
+def example() -> Iterator[Check]:
+    """The example application's own tests, with what its own lock file installs."""
+    folder = ROOT / "examples" / "fastapi-app"
+    if not folder.is_dir():
+        return
+    yield Check("lock and install", one("tools/example-lock"))
+    yield Check("tests", pytest("tests", "uv", "run", "--frozen", "pytest", cwd=folder))
+
+
+def folder(path: str) -> Iterator[Check]:
+    if any(ROOT.glob(f"{path}/**/test_*.py")):
+        yield Check(path, pytest(path))
+
+
+STAGES: dict[str, Callable[[], Iterator[Check]]] = {
+    "lint": lint,
+    "sanity": lambda: iter([Check("ansible-test sanity", sanity)]),
+    "unit": lambda: folder("tests/unit"),
+    "example": example,
+    "molecule": scenarios,
+    "integration": lambda: folder("tests/integration"),
+    "load": lambda: folder("tests/load"),
+    "smoke": lambda: folder("tests/smoke"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"some of: {', '.join(STAGES)}; all by default")
+    parser.add_argument("--spent", type=float, default=0.0, help="seconds that the setup before this took")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.stages) - set(STAGES):
+        parser.error(f"unknown stage: {', '.join(sorted(unknown))}")
+
+    rows: list[tuple[str, float, Count]] = [("setup", arguments.spent, Count())]
+    failures: list[str] = []
+    for stage in arguments.stages or STAGES:
+        total, started = Count(), time.monotonic()
+        for check in STAGES[stage]():
+            print(f"\n== {stage}: {check.name}", flush=True)
+            check_started = time.monotonic()
+            try:
+                count = check.run()
+            except (OSError, ElementTree.ParseError) as error:
+                print(error)
+                count = Count(failed=1)
+            print(f"-- {stage}: {check.name}: {count} in {time.monotonic() - check_started:.0f} s", flush=True)
+            if count.failed:
+                failures.append(f"{stage}: {check.name}")
+            total += count
+        rows.append((stage, time.monotonic() - started, total))
+
+    print()
+    for name, seconds, count in rows:
+        print(f"{name:12} {seconds:5.0f} s  {count}")
+    for failure in failures:
+        print(f"FAILED {failure}")
+    total = sum((count for _name, _seconds, count in rows), Count())
+    print(total, flush=True)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    if shutil.which("ansible-playbook") is None:
+        sys.exit("Run this through tools/test, which prepares the environment.")
+    sys.exit(main())
