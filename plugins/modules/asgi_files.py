@@ -1,0 +1,417 @@
+#!/usr/bin/python
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: asgi_files
+short_description: Write several files as one transaction, and put the old ones back if a check fails
+description:
+  - Brings a set of files, directories and symbolic links to the wanted state in one round trip.
+  - C(ansible.builtin.template) validates one file at a time, through a temporary copy. Some programs can only judge their
+    configuration as a whole and in place, C(nginx -t) for one. This module writes everything, runs O(validate), and
+    when that fails puts back each entry as it was (content, owner, mode, or absence) before it reports the failure.
+  - Each file is replaced by C(rename(2)), so a reader sees the old or the new content and never a part of it.
+version_added: 0.1.0
+author:
+  - steadfast.asgi contributors (@steadfast-asgi)
+options:
+  files:
+    description:
+      - The entries, applied in this order. No path may be named twice.
+      - The content of a secret shows up at high verbosity, as any module argument does. Give secrets a task of their own
+        with C(no_log=true).
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path:
+        description: Absolute path on the target host. The parent directory must exist, or be an earlier entry.
+        type: path
+        required: true
+      state:
+        description:
+          - V(file) is a regular file with exactly O(files[].content).
+          - V(directory) is a directory. Its content is left alone.
+          - V(link) is a symbolic link to O(files[].target). It may dangle.
+          - V(absent) is nothing at that path. A directory is removed only if it is empty.
+        type: str
+        choices: [file, directory, link, absent]
+        default: file
+      content:
+        description: The whole content of the file, written as UTF-8. Required for O(files[].state=file).
+        type: str
+      target:
+        description: What the link points to, taken literally. Required for O(files[].state=link).
+        type: str
+      owner:
+        description: User name or numeric ID. Not used for links.
+        type: str
+        default: root
+      group:
+        description: Group name or numeric ID. Not used for links.
+        type: str
+        default: root
+      mode:
+        description: Octal mode, best as a string. The default is V(0644) for files and V(0755) for directories.
+        type: raw
+  validate:
+    description:
+      - A command and its arguments, run without a shell after the files are in place and only if something changed.
+      - A return code other than 0 puts everything back and fails the task.
+    type: list
+    elements: str
+  validate_always:
+    description: Run O(validate) when nothing changed as well.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge.
+    support: full
+  diff_mode:
+    description: Shows the content of files, and the kind, owner and mode of every entry.
+    support: full
+  idempotent:
+    description: A second run with the same arguments changes nothing.
+    support: full
+notes:
+  - In check mode an owner or group that does not exist yet counts as a change and not as an error, because an earlier task
+    would have made it.
+"""
+
+EXAMPLES = r"""
+- name: Replace two nginx files together
+  steadfast.asgi.asgi_files:
+    files:
+      - path: /etc/nginx/conf.d/shop.conf
+        content: "{{ lookup('ansible.builtin.template', 'shop.conf.j2') }}"
+      - path: /etc/nginx/conf.d/old-shop.conf
+        state: absent
+    validate: [nginx, -t]
+  notify: Reload nginx
+"""
+
+RETURN = r"""
+changed_paths:
+  description: The paths that differed from what was asked for, in the order of O(files).
+  returned: success
+  type: list
+  elements: str
+  sample: [/etc/nginx/conf.d/shop.conf]
+restored:
+  description: The paths that were put back to their old state.
+  returned: when O(validate) failed or a write failed
+  type: list
+  elements: str
+cmd:
+  description: The command that judged the files.
+  returned: when O(validate) was run
+  type: list
+  elements: str
+rc:
+  description: Its return code.
+  returned: when O(validate) was run
+  type: int
+stdout:
+  description: Its standard output.
+  returned: when O(validate) was run
+  type: str
+stderr:
+  description: Its standard error.
+  returned: when O(validate) was run
+  type: str
+"""
+
+import grp
+import os
+import pwd
+import stat
+import tempfile
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.converters import to_native
+
+_DEFAULT_MODES = {"file": 0o644, "directory": 0o755}
+
+
+class FilesError(Exception):
+    """An entry that cannot be applied. The message names its path."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one path is, or is to be.
+
+    `uid` and `gid` are None where they do not matter (links, absent) or, for a wanted entry in check mode, where the
+    account does not exist yet.
+    """
+
+    path: str
+    state: str
+    content: bytes = b""
+    target: str = ""
+    mode: int = 0
+    uid: int | None = None
+    gid: int | None = None
+
+    def describe(self) -> str:
+        """One line for a diff."""
+        if self.state == "link":
+            return f"link to {self.target}\n"
+        if self.state == "absent":
+            return "absent\n"
+        return f"{self.state} {self.uid}:{self.gid} {self.mode:04o}\n"
+
+
+def observe(path: str) -> Entry:
+    """Return what is at `path` now. Raises FilesError for a device, socket or pipe: those are never ours."""
+    try:
+        st = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Entry(path, "absent")
+    if stat.S_ISLNK(st.st_mode):
+        return Entry(path, "link", target=os.readlink(path))
+    mode = stat.S_IMODE(st.st_mode)
+    if stat.S_ISDIR(st.st_mode):
+        return Entry(path, "directory", mode=mode, uid=st.st_uid, gid=st.st_gid)
+    if stat.S_ISREG(st.st_mode):
+        with open(path, "rb") as stream:
+            content = stream.read()
+        return Entry(path, "file", content=content, mode=mode, uid=st.st_uid, gid=st.st_gid)
+    raise FilesError(f"{path} is neither a file, a directory nor a link; move it away first")
+
+
+def check_replaceable(old: Entry, new: Entry, removed: set[str]) -> None:
+    """Raise FilesError if `new` could only be had by destroying what we did not write.
+
+    `removed` are the paths that will be gone when it is `new`'s turn.
+    """
+    if old.state == "directory" and new.state in ("file", "link"):
+        raise FilesError(f"{new.path} is a directory, but a {new.state} is wanted there; move the directory away first")
+    if old.state == "directory" and new.state == "absent" and {os.path.join(old.path, name) for name in os.listdir(old.path)} - removed:
+        raise FilesError(f"{new.path} is a directory with files in it and is not removed; empty it first")
+    if old.state in ("file", "link") and new.state == "directory":
+        raise FilesError(f"{new.path} is a {old.state}, but a directory is wanted there; move it away first")
+
+
+def place(entry: Entry) -> None:
+    """Bring `entry.path` to `entry`, atomically for files and links."""
+    path = entry.path
+    if entry.state == "absent":
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.rmdir(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+        return
+    if entry.state == "directory":
+        if not os.path.isdir(path):
+            os.mkdir(path, 0o700)
+        os.chown(path, -1 if entry.uid is None else entry.uid, -1 if entry.gid is None else entry.gid)
+        os.chmod(path, entry.mode)
+        return
+    # A leading dot and this suffix keep the temporary name out of the globs that programs read (*.conf, sites-enabled/*).
+    directory = os.path.dirname(path)
+    if entry.state == "link":
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.rmdir(path)
+        temporary = os.path.join(directory, f".asgi-{os.getpid()}.tmp")
+        os.symlink(entry.target, temporary)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return
+    handle, temporary = tempfile.mkstemp(prefix=".asgi-", suffix=".tmp", dir=directory)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(entry.content)
+            stream.flush()
+            os.fchown(stream.fileno(), -1 if entry.uid is None else entry.uid, -1 if entry.gid is None else entry.gid)
+            os.fchmod(stream.fileno(), entry.mode)
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def account_id(name: str, kind: str, tolerate_missing: bool) -> int | None:
+    """Resolve a user or group (`kind`) name or number to its ID; None if it is missing and that is tolerated."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
+    except KeyError:
+        if tolerate_missing:
+            return None
+        raise FilesError(f"the {kind} '{name}' does not exist on this host; create it first") from None
+
+
+def parse_mode(path: str, mode: Any) -> int:
+    """Return a mode as a number. YAML makes a number of an unquoted 0644 by itself."""
+    try:
+        number = mode if isinstance(mode, int) else int(str(mode), 8)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0o7777:
+        raise FilesError(f"{path}: mode '{mode}' is not an octal number such as '0644'")
+    return number
+
+
+def wanted_entry(spec: dict[str, Any], check_mode: bool) -> Entry:
+    """Turn one element of the `files` option into an Entry. Raises FilesError for what makes no sense."""
+    path, state = spec["path"], spec["state"]
+    if not os.path.isabs(path) or os.path.normpath(path) != path:
+        raise FilesError(f"path '{path}' must be absolute, without '..', doubled or trailing slashes")
+    if state == "absent":
+        return Entry(path, state)
+    if state == "link":
+        if not spec["target"]:
+            raise FilesError(f"{path}: state=link needs 'target'")
+        return Entry(path, state, target=spec["target"])
+    if state == "file" and spec["content"] is None:
+        raise FilesError(f"{path}: state=file needs 'content'")
+    mode = _DEFAULT_MODES[state] if spec["mode"] is None else parse_mode(path, spec["mode"])
+    return Entry(
+        path,
+        state,
+        content=(spec["content"] or "").encode("utf-8") if state == "file" else b"",
+        mode=mode,
+        uid=account_id(spec["owner"], "user", check_mode),
+        gid=account_id(spec["group"], "group", check_mode),
+    )
+
+
+def differences(old: Entry, new: Entry) -> list[dict[str, str]]:
+    """Return Ansible diff entries that lead from `old` to `new`; an empty list if they are equal."""
+    found = []
+    if old.content != new.content:
+        found.append(
+            {
+                "before": old.content.decode("utf-8", "replace"),
+                "after": new.content.decode("utf-8", "replace"),
+                "before_header": old.path,
+                "after_header": new.path,
+            }
+        )
+    if old.describe() != new.describe():
+        found.append(
+            {
+                "before": old.describe(),
+                "after": new.describe(),
+                "before_header": f"{old.path} (attributes)",
+                "after_header": f"{new.path} (attributes)",
+            }
+        )
+    return found
+
+
+def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[Entry, Entry]], list[dict[str, str]]]:
+    """Return what is to be replaced by what, and the diff of it. Raises FilesError for what cannot be done."""
+    wanted = [wanted_entry(spec, check_mode) for spec in specs]
+    paths = [entry.path for entry in wanted]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise FilesError(f"path '{path}' is named twice")
+    plan: list[tuple[Entry, Entry]] = []
+    diff: list[dict[str, str]] = []
+    removed: set[str] = set()
+    for new in wanted:
+        # A directory may have been moved to another volume, with a link in its place.
+        followed = new.state == "directory" and os.path.islink(new.path) and os.path.isdir(new.path)
+        old = replace(observe(os.path.realpath(new.path)), path=new.path) if followed else observe(new.path)
+        check_replaceable(old, new, removed)
+        if new.state == "absent":
+            removed.add(new.path)
+        found = differences(old, new)
+        if found:
+            plan.append((old, new))
+            diff.extend(found)
+    return plan, diff
+
+
+def put_back(done: list[Entry]) -> tuple[list[str], str]:
+    """Bring each path back to what it was, the last one first; returns the paths, and a text for a message."""
+    restored, failed = [], []
+    for old in reversed(done):
+        try:
+            place(old)
+            restored.append(old.path)
+        except OSError as error:
+            failed.append(f"{old.path} ({to_native(error)})")
+    if failed:
+        return restored, f"these could NOT be put back as they were: {', '.join(failed)}"
+    return restored, "everything was put back as it was" if done else "no file was changed"
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
+    plan, diff = compare(module.params["files"], module.check_mode)
+    result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
+    if module.check_mode:
+        return result
+
+    done: list[Entry] = []
+    for old, new in plan:
+        try:
+            # Before the write, so that an entry that fails half way (made, but not yet owned) is put back too.
+            done.append(old)
+            place(new)
+            if new.state != "absent":
+                module.set_default_selinux_context(new.path, False)
+        except OSError as error:
+            restored, outcome = put_back(done)
+            module.fail_json(msg=f"could not write {new.path}: {to_native(error)}; {outcome}", restored=restored)
+
+    if module.params["validate"] and (plan or module.params["validate_always"]):
+        command = module.params["validate"]
+        try:
+            rc, stdout, stderr = module.run_command(command, handle_exceptions=False, expand_user_and_vars=False)
+        except OSError as error:
+            rc, stdout, stderr = 127, "", to_native(error)
+        result.update(cmd=command, rc=rc, stdout=stdout, stderr=stderr)
+        if rc != 0:
+            restored, outcome = put_back(done)
+            result.update(changed=False, restored=restored)
+            said = (stderr or stdout).strip()
+            module.fail_json(msg=f"'{' '.join(command)}' refused the new configuration; {outcome}. It said: {said}", **result)
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "state": {"type": "str", "default": "file", "choices": ["file", "directory", "link", "absent"]},
+                    "content": {"type": "str"},
+                    "target": {"type": "str"},
+                    "owner": {"type": "str", "default": "root"},
+                    "group": {"type": "str", "default": "root"},
+                    "mode": {"type": "raw"},
+                },
+            },
+            "validate": {"type": "list", "elements": "str"},
+            "validate_always": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except (FilesError, OSError) as error:
+        module.fail_json(msg=to_native(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

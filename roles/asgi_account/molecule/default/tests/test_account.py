@@ -1,0 +1,87 @@
+"""What the account can and cannot do, tried on the hosts."""
+
+from __future__ import annotations
+
+import pytest
+from testinfra.host import Host
+
+
+def run_as(host: Host, user: str, command: str) -> tuple[int, str]:
+    """Run a command with the user's rights, without its login shell; return its code and what it said."""
+    done = host.run(f"runuser -u {user} -- {command}")
+    return done.rc, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("user", "group"), [("shop", "shop"), ("bookkeeper", "books")])
+def test_account(host: Host, user: str, group: str) -> None:
+    name, _password, _uid, _gid, _comment, home, shell = host.check_output(f"getent passwd {user}").split(":")
+    assert (name, home, shell) == (user, "/nonexistent", "/usr/sbin/nologin")
+    assert not host.file("/nonexistent").exists
+    assert host.check_output(f"id -gn {user}") == group
+    # The shadow file's password field: locked, whether or not there ever was one.
+    assert host.check_output(f"getent shadow {user}").split(":")[1].startswith("!")
+
+
+def test_system_account_by_default(host: Host) -> None:
+    user = host.user("shop")
+    assert user.uid < 1000
+    assert user.gid < 1000
+    assert user.groups == ["shop"]
+
+
+def test_numbers_and_groups_that_were_asked_for(host: Host) -> None:
+    user = host.user("bookkeeper")
+    assert (user.uid, user.gid) == (4711, 4712)
+    assert sorted(user.groups) == ["books", "users"]
+
+
+@pytest.mark.parametrize("user", ["shop", "bookkeeper"])
+def test_nobody_logs_in(host: Host, user: str) -> None:
+    # root needs no password: only the shell can refuse it.
+    login = host.run(f"su - {user} -c 'echo inside'")
+    assert login.rc != 0
+    assert "inside" not in login.stdout
+    assert "not available" in login.stdout + login.stderr
+
+
+@pytest.mark.parametrize(("app", "group"), [("shop", "shop"), ("ledger", "books"), ("library", "librarian")])
+def test_tree(host: Host, app: str, group: str) -> None:
+    directories = [f"/opt/{app}{below}" for below in ["", "/releases", "/slots", "/slots/blue", "/slots/green"]]
+    found = host.check_output(f"stat --format '%n %F %U:%G %a' {' '.join(directories)} /etc/{app}").splitlines()
+    assert found == [f"{path} directory root:root 755" for path in directories] + [f"/etc/{app} directory root:{group} 750"]
+
+
+@pytest.mark.parametrize(("app", "user"), [("shop", "shop"), ("ledger", "bookkeeper"), ("library", "librarian")])
+def test_who_reads_and_writes(host: Host, app: str, user: str) -> None:
+    assert run_as(host, user, f"ls /etc/{app} /opt/{app}/slots")[0] == 0
+    for directory in [f"/etc/{app}", f"/opt/{app}", f"/opt/{app}/releases", f"/opt/{app}/slots/blue"]:
+        code, said = run_as(host, user, f"touch {directory}/mine")
+        assert code != 0
+        assert "Permission denied" in said
+    for stranger in ["nobody", "atlas"]:
+        code, said = run_as(host, stranger, f"ls /etc/{app}")
+        assert code != 0
+        assert "Permission denied" in said
+
+
+def test_adopted_files_are_kept(host: Host) -> None:
+    assert host.file("/etc/ledger/old.conf").content_string == "kept\n"
+    assert host.file("/home/bookkeeper").is_directory
+
+
+def test_account_of_somebody_else_is_left_alone(host: Host) -> None:
+    passwd = host.check_output("getent passwd librarian").split(":")
+    assert passwd[5] == "/home/librarian"
+    assert passwd[6] != "/usr/sbin/nologin"
+
+
+def test_systemd_makes_the_rest(host: Host) -> None:
+    """The role leaves /var/lib/APP and its like to the service: systemd creates them for the account."""
+    assert not host.file("/var/lib/shop").exists
+    host.check_output(
+        "systemd-run --quiet --wait -p User=shop -p Group=shop -p StateDirectory=shop -p StateDirectoryMode=0750 "
+        "touch /var/lib/shop/written"
+    )
+    state = host.file("/var/lib/shop")
+    assert (state.user, state.group, state.mode) == ("shop", "shop", 0o750)
+    host.check_output("rm -r /var/lib/shop")
