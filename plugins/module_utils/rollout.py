@@ -1,0 +1,547 @@
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Replace what an application runs: by a reload, through its idle slot, or by a restart behind its socket.
+
+Everything is derived from what is on the host at that moment: the live link, the units, what a slot was started with. So a run
+that was cut off at any point needs no repair of its own; the next one looks again and does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import processes
+from .readiness import Answer, Progress, Target, ask_many
+from .reload import Reload, ReloadError
+from .slots import (
+    SLOTS,
+    Layout,
+    append_history,
+    changed_inputs,
+    is_complete,
+    other,
+    previous_release,
+    read_history,
+    read_link,
+    record_inputs,
+    replace_link,
+)
+from .units import Systemd, UnitError
+
+
+class RolloutError(Exception):
+    """What runs was not replaced. `details` go into the result beside the message."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+@dataclass
+class Steps:
+    """The steps of a rollout and the time that each took. `after` is called with the name of each that is done."""
+
+    clock: Callable[[], float]
+    after: Callable[[str], None] = lambda _: None
+    done: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        begun = self.clock()
+        entry: dict[str, Any] = {"step": name, "result": "failed"}
+        self.done.append(entry)
+        try:
+            yield
+            entry["result"] = "ok"
+        finally:
+            entry["seconds"] = round(self.clock() - begun, 3)
+        self.after(name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, to which slot, and why. `way` is `nothing`, `settle`, `reload`, `rollout` or `restart`."""
+
+    way: str
+    slot: str
+    reason: str
+
+
+class Rollout:
+    """One application on one host. Clock, sleep and systemd come from outside, for the tests.
+
+    `params` are the options of the module asgi_rollout.
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Any],
+        layout: Layout,
+        systemd: Systemd,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        after_step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.params = params
+        self.layout = layout
+        self.systemd = systemd
+        self.clock = clock
+        self.sleep = sleep
+        self.steps = Steps(clock, after_step)
+        self.progress = self.fresh_progress()
+        self.action = "rollback" if params["rollback"] else "rollout"
+        self.release = params["release"] or ""
+        self.reloaded: Reload | None = None
+        self.flipped = False
+        self.began = time.time()
+        self.warnings: list[str] = []
+
+    def fresh_progress(self) -> Progress:
+        return Progress(
+            workers=self.params["workers"],
+            accepted=frozenset(self.params["ready_status"]),
+            successes_wanted=self.params["ready_successes"],
+        )
+
+    # What is there
+
+    def live_slot(self) -> str:
+        return self.layout.live_slot()
+
+    def release_of(self, slot: str) -> str:
+        return self.layout.release_of(slot)
+
+    def before(self) -> dict[str, str]:
+        live = self.live_slot()
+        return {"slot": live, "release": self.release_of(live)}
+
+    def state(self, slot: str) -> dict[str, str]:
+        return self.systemd.show(
+            self.layout.service_unit(slot),
+            "ActiveState,SubState,LoadState,MainPID,NRestarts,Result,NeedDaemonReload",
+        )
+
+    def units(self, slot: str) -> tuple[str, str]:
+        return self.layout.socket_unit(slot), self.layout.service_unit(slot)
+
+    def running(self, unit: str) -> bool:
+        return self.systemd.show(unit, "ActiveState").get("ActiveState") not in ("inactive", "failed")
+
+    def draining(self, slot: str) -> bool:
+        return self.systemd.show(self.layout.drain_unit(slot), "ActiveState").get("ActiveState") in ("active", "activating")
+
+    def unsettled(self, live: str) -> list[str]:
+        """Return what an interrupted run left to be done around the live slot."""
+        idle = other(live)
+        left = []
+        if not all(map(self.systemd.enabled, self.units(live))):
+            left.append(f"slot {live} is not started at boot")
+        if any(map(self.systemd.enabled, self.units(idle))):
+            left.append(f"idle slot {idle} is started at boot")
+        if any(map(self.running, self.units(idle))) and not self.draining(idle):
+            left.append(f"idle slot {idle} still runs")
+        return left
+
+    # What is to be done
+
+    def choose_release(self) -> None:
+        """Find the release to go back to, where that is asked for. Raises RolloutError if there is none."""
+        current = os.path.basename(self.release_of(self.live_slot()))
+        if self.params["rollback"] and not self.release:
+            releases = self.layout.releases
+            found = previous_release(read_history(self.layout.history), current, lambda name: is_complete(os.path.join(releases, name)))
+            if not found:
+                raise RolloutError(
+                    f"there is no earlier release of {self.layout.app} on this host to go back to from {current or 'nothing'}: none in "
+                    f"{self.layout.history} that was live, was not rolled back itself and is still in {releases}"
+                )
+            self.release = os.path.join(releases, found)
+        if self.release and not is_complete(self.release):
+            raise RolloutError(f"{self.release} is not a complete release. Build it first, with the role asgi_release.")
+
+    def plan(self) -> Plan:
+        """Return what has to be done for the live slot to run what is wanted, by the strategy that was asked for."""
+        live = self.live_slot()
+        strategy: str = self.params["strategy"]
+        if not live:
+            return Plan("rollout", SLOTS[0], "nothing is live yet")
+        active = self.state(live)["ActiveState"]
+        same_release = not self.release or os.path.realpath(self.layout.release_link(live)) == os.path.realpath(self.release)
+        changed = changed_inputs(self.layout.started(live))
+        if not same_release:
+            reason = "another release"
+        elif active != "active":
+            reason = f"the live slot {live} is {active}"
+        elif changed is None:
+            reason = f"it is not known what slot {live} was started with"
+        elif changed:
+            reason = f"changed since slot {live} was started: {', '.join(changed)}"
+        else:
+            reason = ""
+
+        if strategy == "reload":
+            if not same_release or active != "active" or changed is None or not all(map(is_server_config, changed)):
+                raise RolloutError(f"strategy is reload, but {reason}, which takes a new process. Use auto or rollout.")
+            return Plan("reload", live, "asked for")
+        if not reason:
+            left = self.unsettled(live)
+            return Plan("settle" if left else "nothing", live, "; ".join(left) or "the live slot runs what is wanted")
+        if strategy == "restart":
+            return Plan("restart", live, reason)
+        reloadable = same_release and active == "active" and changed is not None and all(map(is_server_config, changed))
+        if strategy == "auto" and reloadable and not self.obstacles(live):
+            return Plan("reload", live, reason)
+        return Plan("rollout", other(live), reason)
+
+    def obstacles(self, live: str) -> list[str]:
+        """Return why the live slot cannot be reloaded."""
+        server = processes.identify(int(self.state(live)["MainPID"] or 0))
+        found = processes.obstacles(server, [], [], [])
+        if not processes.children(server.pid):
+            found.append("the server runs as a single process")
+        return found
+
+    # What is done
+
+    def run(self) -> dict[str, Any]:
+        """Do what is needed; returns the module's result. Raises RolloutError."""
+        before = self.before()
+        self.choose_release()
+        plan = self.plan()
+        if plan.way == "nothing":
+            return self.result(plan, before)
+        if plan.way == "settle":
+            with self.steps.step("settle"):
+                self.settle(plan.slot)
+            return self.result(plan, before)
+        try:
+            if plan.way == "reload":
+                self.action = "reload"
+                self.reload(plan.slot)
+            elif plan.way == "restart":
+                self.action = "rollback" if self.params["rollback"] else "restart"
+                self.restart(plan.slot)
+            else:
+                self.roll(plan.slot, before)
+        except (RolloutError, UnitError, OSError) as error:
+            # What is live stays on record as live, even if putting the rest in order failed.
+            self.record(before, "ok" if self.flipped else str(error).partition(" The journal of ")[0].partition("\n")[0])
+            raise
+        self.record(before, "ok")
+        return self.result(plan, before)
+
+    def roll(self, slot: str, before: dict[str, str]) -> None:
+        """Make the idle slot the live one."""
+        with self.steps.step("free"):
+            self.free(slot)
+        with self.steps.step("memory"):
+            self.check_memory(before["slot"])
+        try:
+            self.boot(slot)
+            with self.steps.step("enable"):
+                # Before the flip: if the power fails between the two, both slots start, and the link still decides.
+                self.enable(slot, True)
+            with self.steps.step("flip"):
+                replace_link(self.layout.live, slot)
+        except (RolloutError, UnitError, OSError) as error:
+            raise self.abandon(slot, error) from None
+        self.flipped = True
+        if before["slot"] and self.params["bake_time"]:
+            with self.steps.step("bake"):
+                self.bake(slot, before["slot"])
+        with self.steps.step("settle"):
+            self.settle(slot)
+
+    def check_memory(self, live: str) -> None:
+        """Raise RolloutError if a second slot of the live one's size does not fit into what is available."""
+        if not live or not self.params["check_memory"]:
+            return
+        needed = sum(proportional_memory(pid) for pid in self.systemd.processes(self.layout.service_unit(live)))
+        free = available_memory()
+        if free is not None and needed > free:
+            raise RolloutError(
+                f"a second slot does not fit: slot {live} uses {needed >> 20} MiB, and {free >> 20} MiB are available. Make room, use "
+                "strategy restart (asgi_rollout_strategy), which runs one slot at a time behind its socket, or switch this check off "
+                "(asgi_rollout_check_memory)."
+            )
+
+    def boot(self, slot: str) -> None:
+        """Start `slot` on the wanted release and wait until it is ready; stop it again and raise RolloutError if it is not."""
+        layout = self.layout
+        with self.steps.step("boot"):
+            self.point(slot, self.release)
+            self.refresh_units(slot)
+            self.systemd.call("start", layout.socket_unit(slot))
+            self.systemd.call("start", "--no-block", layout.service_unit(slot))
+        with self.steps.step("ready"):
+            self.wait_ready(slot)
+
+    def abandon(self, slot: str, error: Exception) -> RolloutError:
+        """Stop the slot that did not make it, and return the error that says why."""
+        journal = self.journal(slot)
+        with contextlib.suppress(UnitError, OSError):
+            self.stop(slot)
+        with contextlib.suppress(UnitError, OSError):
+            self.enable(slot, False)
+        kept = "The live slot serves on as before." if self.live_slot() else "Nothing was live before, and nothing is now."
+        return RolloutError(self.explain(slot, f"{error} {kept}", journal), journal=journal)
+
+    def point(self, slot: str, release: str) -> None:
+        """Put a release into a slot. Only ever done to a slot that does not run, but for a restart."""
+        link = self.layout.release_link(slot)
+        if release:
+            replace_link(link, os.path.relpath(release, os.path.dirname(link)))
+        if read_link(self.layout.socket_link(slot)) != self.layout.socket(slot):
+            replace_link(self.layout.socket_link(slot), self.layout.socket(slot))
+
+    def refresh_units(self, slot: str) -> None:
+        if self.state(slot)["NeedDaemonReload"] == "yes":
+            self.systemd.call("daemon-reload")
+
+    def free(self, slot: str) -> None:
+        """Stop whatever runs in the idle slot, after an earlier drain had its time."""
+        deadline = self.clock() + self.params["drain_timeout"] + 5
+        while self.draining(slot) and self.clock() < deadline:
+            self.sleep(0.2)
+        if self.draining(slot):
+            # It was given more time by an earlier run. Left alone, it would later stop what is about to be started here.
+            self.systemd.call("stop", self.layout.drain_unit(slot))
+        self.stop(slot)
+        # Forget an earlier failure, or its rate limit would refuse this start (systemd.unit(5), StartLimitBurst=).
+        with contextlib.suppress(UnitError):
+            self.systemd.call("reset-failed", self.layout.socket_unit(slot), self.layout.service_unit(slot))
+
+    def stop(self, slot: str) -> None:
+        # The socket first, or a connection that comes in between would start the service again.
+        self.systemd.call("stop", self.layout.socket_unit(slot), self.layout.service_unit(slot))
+
+    def wait_ready(self, slot: str) -> None:
+        """Return when all workers of `slot` are ready; raise RolloutError when that cannot be or takes too long."""
+        deadline = self.clock() + self.params["boot_timeout"]
+        while True:
+            state = self.state(slot)
+            if crashed(state):
+                raise RolloutError(f"its process ended while it booted ({state['Result']}).")
+            remaining = deadline - self.clock()
+            if remaining <= 0:
+                raise RolloutError(f"{self.params['boot_timeout']} s are over (boot_timeout); {self.progress.summary()}.")
+            if state["MainPID"] not in ("", "0"):
+                pids = self.systemd.processes(self.layout.service_unit(slot))
+                self.progress.forget(pids)
+                for answer in self.probe(slot, pids, min(5.0, max(0.5, remaining))):
+                    self.progress.note(answer)
+                if self.progress.complete:
+                    return
+            self.sleep(0.1)
+
+    def target(self, slot: str) -> Target:
+        return Target(self.layout.socket(slot), path=self.params["ready_path"], host=self.params["ready_host"])
+
+    def probe(self, slot: str, pids: list[int], timeout: float) -> list[Answer]:
+        """Ask as often at once as there are workers; alone first, so that a server that is still booting is not flooded."""
+        target = self.target(slot)
+        first = target.ask(timeout, pids)
+        if first.status not in self.progress.accepted:
+            return [first]
+        return [first, *ask_many(2 * self.progress.workers, lambda: target.ask(timeout, pids))]
+
+    def bake(self, slot: str, old: str) -> None:
+        """Watch the new slot while the old one is kept warm. Three bad answers in a row, or a crash, flip back."""
+        until = self.clock() + self.params["bake_time"]
+        bad = 0
+        while self.clock() < until:
+            state = self.state(slot)
+            answer = self.target(slot).ask(5, self.systemd.processes(self.layout.service_unit(slot)))
+            bad = 0 if self.progress.expected(answer) else bad + 1
+            if crashed(state) or bad >= 3:
+                what = f"its process ended ({state['Result']})" if crashed(state) else f"the ready check failed: {answer.summary()}"
+                journal = self.journal(slot)
+                self.flip_back(old)
+                raise RolloutError(self.explain(slot, f"in its bake time {what}. Slot {old} is live again.", journal), journal=journal)
+            self.sleep(0.5)
+
+    def flip_back(self, old: str) -> None:
+        self.action = "flip back"
+        self.flipped = False
+        with self.steps.step("flip back"):
+            if self.state(old)["ActiveState"] != "active":
+                self.systemd.call("start", self.layout.socket_unit(old), self.layout.service_unit(old))
+            self.enable(old, True)
+            replace_link(self.layout.live, old)
+            self.settle(old)
+
+    def restart(self, slot: str) -> None:
+        """Replace the process in the live slot. Its socket stays, so whoever connects in the meantime waits and is not refused."""
+        before = self.release_of(slot)
+        self.refresh_units(slot)
+        try:
+            with self.steps.step("restart"):
+                # The link will be ahead of the process. A run that is cut off here must not be taken for done by the next one.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.layout.started(slot))
+                self.point(slot, self.release)
+                with contextlib.suppress(UnitError):
+                    self.systemd.call("reset-failed", self.layout.service_unit(slot))
+                self.systemd.call("restart", self.layout.service_unit(slot))
+            with self.steps.step("ready"):
+                self.wait_ready(slot)
+        except (RolloutError, UnitError) as error:
+            journal = self.journal(slot)
+            with self.steps.step("restart the old release"):
+                self.point(slot, before)
+                with contextlib.suppress(UnitError):
+                    self.systemd.call("reset-failed", self.layout.service_unit(slot))
+                self.systemd.call("restart", self.layout.service_unit(slot))
+            message = self.explain(slot, f"{error} The slot was started again on what it ran before.", journal)
+            raise RolloutError(message, journal=journal) from None
+        with self.steps.step("settle"):
+            self.settle(slot)
+
+    def reload(self, slot: str) -> None:
+        """Have the live slot's server replace its workers."""
+        obstacles = self.obstacles(slot)
+        if obstacles:
+            raise RolloutError(f"a reload cannot do this job: {'; '.join(obstacles)}. Use strategy auto or rollout.")
+        master = int(self.state(slot)["MainPID"])
+        self.progress = self.fresh_progress()
+        self.reloaded = Reload(
+            master=master,
+            target=self.target(slot),
+            main_pid=lambda: int(self.state(slot)["MainPID"] or 0),
+            progress=self.progress,
+            timeout=self.params["boot_timeout"],
+        )
+        try:
+            with self.steps.step("reload"):
+                self.reloaded.run()
+        except ReloadError as error:
+            journal = self.journal(slot)
+            raise RolloutError(self.explain(slot, f"{error}. The old workers serve on.", journal), journal=journal) from None
+        record_inputs(self.layout.started(slot))
+
+    def enable(self, slot: str, on: bool) -> None:
+        # Without a reload: only the next boot reads this.
+        verb = "enable" if on else "disable"
+        self.systemd.call("--quiet", "--no-reload", verb, self.layout.service_unit(slot), self.layout.socket_unit(slot))
+
+    def settle(self, live: str) -> None:
+        """Make the boot agree with the live link, and let the other slot drain and stop."""
+        idle = other(live)
+        self.enable(live, True)
+        self.enable(idle, False)
+        if not self.running(self.layout.service_unit(idle)):
+            self.stop(idle)
+        elif not self.draining(idle):
+            self.drain(idle)
+
+    def drain(self, slot: str) -> None:
+        """Start a unit that waits until no connection to `slot` is left, or the time is over, and then stops it.
+
+        /proc/net/unix lists an accepted connection, and one that still waits in the queue, under the name of the listening
+        socket with state 03 (SS_CONNECTED); so nothing that a client has sent is overlooked.
+        """
+        sock = self.layout.socket(slot).replace(".", r"\.")
+        script = (
+            f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 03 .* {sock}$' /proc/net/unix; "
+            "do sleep 0.2; i=$((i+1)); done; "
+            f"exec systemctl stop {self.layout.socket_unit(slot)} {self.layout.service_unit(slot)}"
+        )
+        command = ["systemd-run", "--quiet", "--collect", f"--unit={self.layout.drain_unit(slot)}"]
+        # systemd would put its own variables in for a single dollar sign (systemd.service(5)).
+        command += [f"--description={self.layout.app}: drain and stop slot {slot}", "/bin/sh", "-c", script.replace("$", "$$")]
+        self.systemd.run(command)
+
+    # What is reported
+
+    def journal(self, slot: str) -> str:
+        """Return the end of a slot's journal. Never raises: it is read while there still is something to be put in order."""
+        try:
+            # By time: a service that systemd has started once more is another invocation of it.
+            return self.systemd.journal(self.layout.service_unit(slot), self.began)
+        except Exception as error:
+            return f"(it cannot be read: {error})"
+
+    def explain(self, slot: str, what: str, journal: str) -> str:
+        return f"slot {slot} did not make it: {what} The journal of {self.layout.service_unit(slot)} ends with:\n{journal}"
+
+    def record(self, before: dict[str, str], result: str) -> None:
+        """Append one line to the application's history: when, who, what, from what, how long, with which result."""
+        release = self.release or before["release"]
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began)),
+            "user": self.params["user"] or os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid()),
+            "action": self.action,
+            "release": os.path.basename(release),
+            "previous": os.path.basename(before["release"]),
+            "seconds": round(time.time() - self.began, 2),
+            "result": result,
+        }
+        try:
+            append_history(self.layout.history, entry)
+        except OSError as error:
+            # No reason to fail what has succeeded, nor to hide why something failed.
+            self.warnings.append(f"this deployment is missing in {self.layout.history}: {error}")
+
+    def result(self, plan: Plan, before: dict[str, str], after: dict[str, str] | None = None) -> dict[str, Any]:
+        after = after or self.before()
+        return {
+            "changed": plan.way != "nothing",
+            "way": plan.way,
+            "slot": after["slot"],
+            "release": after["release"],
+            "previous": before,
+            "reason": plan.reason,
+            "diff": {"before": diff_text(before), "after": diff_text(after)},
+            **self.report(),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """What is worth knowing however it ended."""
+        if not self.steps.done:
+            return {}
+        found = {"steps": self.steps.done, "attempts": self.progress.attempts, "answer": self.progress.last.summary()}
+        if self.reloaded:
+            found.update(old_pids=self.reloaded.old, new_pids=self.reloaded.new)
+        return found
+
+    def preview(self) -> dict[str, Any]:
+        """Return what run() would report, without doing it."""
+        before = self.before()
+        if self.params["rollback"]:
+            self.choose_release()
+        plan = self.plan()
+        release = before["release"] if plan.way in ("nothing", "settle", "reload") else self.release
+        return self.result(plan, before, {"slot": plan.slot, "release": release})
+
+
+def is_server_config(path: str) -> bool:
+    """Return whether a HUP makes gunicorn read this file again."""
+    return os.path.basename(path) == "gunicorn.conf.py"
+
+
+def crashed(state: dict[str, str]) -> bool:
+    """Return whether a unit's process has ended since it was started, by what systemd shows of it."""
+    return state["ActiveState"] == "failed" or state["NRestarts"] not in ("", "0") or state["SubState"].startswith("auto-restart")
+
+
+def proportional_memory(pid: int) -> int:
+    """Return the bytes that a process uses, what it shares with others counted in parts (proc_pid_smaps(5), Pss)."""
+    match = re.search(rb"^Pss:\s+(\d+) kB", processes.read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
+    return int(match.group(1)) << 10 if match else 0
+
+
+def available_memory() -> int | None:
+    """Return the bytes that can be had without swapping (proc_meminfo(5), MemAvailable), None if the kernel does not say."""
+    match = re.search(rb"^MemAvailable:\s+(\d+) kB", processes.read("/proc/meminfo"), re.MULTILINE)
+    return int(match.group(1)) << 10 if match else None
+
+
+def diff_text(what: dict[str, str]) -> str:
+    return f"live slot: {what['slot'] or '-'}\nrelease: {os.path.basename(what['release']) or '-'}\n"

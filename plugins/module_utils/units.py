@@ -1,0 +1,66 @@
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The little of systemd that the modules need: properties, processes and journal of a unit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+class UnitError(Exception):
+    """systemctl refused. The message holds the command and what it said."""
+
+
+def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run `command` without a shell and return its result whatever its code."""
+    return subprocess.run(list(command), capture_output=True, encoding="utf-8", errors="replace", check=False, stdin=subprocess.DEVNULL)
+
+
+class Systemd:
+    """systemctl and journalctl, with the runner given from outside."""
+
+    def __init__(self, run: Run = run_command) -> None:
+        self._run = run
+
+    def run(self, command: Sequence[str]) -> str:
+        """Run any command and return its output. Raises UnitError where it fails."""
+        result = self._run(command)
+        if result.returncode != 0:
+            raise UnitError(f"'{' '.join(command)}' failed: {(result.stderr or result.stdout).strip()}")
+        return result.stdout
+
+    def call(self, *arguments: str) -> str:
+        """Run systemctl and return its output. Raises UnitError where it fails."""
+        return self.run(["systemctl", *arguments])
+
+    def show(self, unit: str, *properties: str) -> dict[str, str]:
+        """Return the properties of a unit, each as systemd prints it. A unit that does not exist has them too."""
+        output = self.call("show", f"--property={','.join(properties)}", unit)
+        return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+
+    def enabled(self, unit: str) -> bool:
+        """Return whether a unit is started at boot, by what is on disk. (A loaded unit's UnitFileState may be out of date.)"""
+        return self._run(["systemctl", "is-enabled", unit]).stdout.strip() == "enabled"
+
+    def processes(self, unit: str) -> list[int]:
+        """Return the processes of a unit, the main one included, in no particular order."""
+        group = self.show(unit, "ControlGroup").get("ControlGroup", "")
+        if not group:
+            return []
+        # cgroup v2, and the two places of systemd's own hierarchy under v1 (hybrid and legacy).
+        for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"):
+            try:
+                with open(f"{root}{group}/cgroup.procs", encoding="ascii") as stream:
+                    return [int(line) for line in stream]
+            except OSError:
+                continue
+        return []
+
+    def journal(self, unit: str, since: float, lines: int = 40) -> str:
+        """Return the last lines that a unit logged since a time (in seconds), the oldest first."""
+        command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit}", f"--since=@{int(since)}"]
+        return self._run(command).stdout.strip()

@@ -1,0 +1,196 @@
+#!/usr/bin/python
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: asgi_info
+short_description: Tell what an application runs on a host, and what it ran before
+description:
+  - Reports the live slot, its release, workers, age and ready answer, what could be gone back to, and the history of deployments.
+  - Changes nothing.
+version_added: 0.1.0
+author:
+  - steadfast.asgi contributors (@steadfast-asgi)
+options:
+  app:
+    description: The application's name.
+    type: str
+    required: true
+  ready_path:
+    description: What to ask the live slot, over its own socket.
+    type: str
+    default: /ready
+  ready_host:
+    description: The C(Host) header of that request.
+    type: str
+    default: localhost
+  history:
+    description: How many of the last deployments to report.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    description: The module changes nothing.
+    support: full
+  diff_mode:
+    description: The module changes nothing.
+    support: none
+  idempotent:
+    description: The module changes nothing.
+    support: full
+seealso:
+  - module: steadfast.asgi.asgi_rollout
+"""
+
+EXAMPLES = r"""
+- name: Ask what is live
+  steadfast.asgi.asgi_info:
+    app: shop
+  register: shop
+"""
+
+RETURN = r"""
+slot:
+  description: The live slot, empty if nothing is live.
+  returned: always
+  type: str
+  sample: blue
+release:
+  description: The ID of the release in it, empty if nothing is live or the slots do not run releases.
+  returned: always
+  type: str
+  sample: 1.4.0-9f2c1b7a3d10
+state:
+  description: What systemd says of the live slot's service.
+  returned: always
+  type: str
+  sample: active
+workers:
+  description: The processes of the live slot's server, without its master.
+  returned: always
+  type: list
+  elements: int
+memory:
+  description: Bytes that the live slot's processes use, what they share counted once.
+  returned: always
+  type: int
+uptime:
+  description: Seconds since the live slot's server was started.
+  returned: always
+  type: int
+answer:
+  description: What the ready check answers, status and body, or the error.
+  returned: always
+  type: str
+ready:
+  description: Whether it answers 200.
+  returned: always
+  type: bool
+draining:
+  description: Whether the other slot still serves connections from before.
+  returned: always
+  type: bool
+previous:
+  description: The ID of the release that a rollback would go back to, empty if there is none.
+  returned: always
+  type: str
+releases:
+  description: The complete releases on the host.
+  returned: always
+  type: list
+  elements: str
+withdrawn:
+  description: Those of them that were rolled back from.
+  returned: always
+  type: list
+  elements: str
+history:
+  description: The last deployments, the oldest first.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import os
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.converters import to_native
+
+from ansible_collections.steadfast.asgi.plugins.module_utils import processes
+from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Target
+from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import proportional_memory
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
+    Layout,
+    is_complete,
+    other,
+    previous_release,
+    read_history,
+    withdrawn_releases,
+)
+from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
+
+
+def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str, Any]:
+    """Return what the module reports."""
+    live = layout.live_slot()
+    release = os.path.basename(layout.release_of(live))
+    history = read_history(layout.history)
+    names = sorted(os.listdir(layout.releases)) if os.path.isdir(layout.releases) else []
+    complete = [name for name in names if is_complete(os.path.join(layout.releases, name))]
+    result: dict[str, Any] = {
+        "slot": live,
+        "release": release,
+        "state": "",
+        "workers": [],
+        "memory": 0,
+        "uptime": 0,
+        "answer": "",
+        "ready": False,
+        "draining": False,
+        "previous": previous_release(history, release, lambda name: name in complete),
+        "releases": complete,
+        "withdrawn": sorted(withdrawn_releases(history) & set(complete)),
+        "history": history[-params["history"] :] if params["history"] else [],
+    }
+    if not live:
+        return result
+    unit = layout.service_unit(live)
+    state = systemd.show(unit, "ActiveState", "MainPID")
+    master = int(state.get("MainPID") or 0)
+    pids = systemd.processes(unit)
+    result.update(state=state["ActiveState"], workers=processes.children(master) if master else [])
+    result["memory"] = sum(proportional_memory(pid) for pid in pids)
+    result["uptime"] = int(time.time() - processes.start_time(master)) if master else 0
+    # Asking a stopped slot would start it: its socket listens all the same.
+    if result["state"] == "active":
+        answer = Target(layout.socket(live), path=params["ready_path"], host=params["ready_host"]).ask(5, pids)
+        result.update(answer=answer.summary(), ready=answer.status == 200)
+    drain = systemd.show(layout.drain_unit(other(live)), "ActiveState")
+    result["draining"] = drain.get("ActiveState") in ("active", "activating")
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "ready_path": {"type": "str", "default": "/ready"},
+            "ready_host": {"type": "str", "default": "localhost"},
+            "history": {"type": "int", "default": 10},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = gather(module.params, Layout(module.params["app"]), Systemd())
+    except (UnitError, OSError) as error:
+        module.fail_json(msg=to_native(error))
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

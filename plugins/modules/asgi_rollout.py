@@ -1,0 +1,270 @@
+#!/usr/bin/python
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: asgi_rollout
+short_description: Boot a release in the idle slot, prove it ready and make it live
+description:
+  - Replaces what an application runs without refusing a request. The application has two slots, instances V(blue) and
+    V(green) of one systemd template. The module boots the idle one, waits until every worker of it has answered the ready
+    check on the slot's own socket, and renames one symbolic link, C(/opt/APP/slots/live), which decides where new requests
+    go and what is started after a reboot. The old slot then drains in the background and is stopped.
+  - Whatever goes wrong before the link is renamed leaves the live slot as it was, stops the idle one, and fails with the end
+    of that slot's journal in the message.
+  - Does nothing when the live slot runs the wanted release and was started with the unit, configuration and environment
+    that are on disk.
+  - Where a reload of the live slot is enough, O(strategy=auto) takes that way. Where two slots do not fit into the memory,
+    O(strategy=restart) replaces the process behind its socket, and clients wait for as long as the application boots.
+  - An interrupted run harms nothing. The link is the only truth; the next run puts the rest in order.
+version_added: 0.1.0
+author:
+  - steadfast.asgi contributors (@steadfast-asgi)
+options:
+  app:
+    description: The application's name. The slots are the units C(APP@blue) and C(APP@green).
+    type: str
+    required: true
+  release:
+    description:
+      - Absolute path of the release to make live, as M(steadfast.asgi.asgi_release) returns it.
+      - Without it the slots run something that is not a release (a virtual environment of your own), and the module only
+        replaces the process, where its unit, configuration or environment changed or it does not run.
+    type: path
+  rollback:
+    description:
+      - Go back to O(release), or, without it, to the last release that was live before the present one. That is read from the
+        application's history, C(/opt/APP/history.jsonl).
+      - The release that was live is withdrawn by this. A later rollback passes over it until it is deployed again.
+    type: bool
+    default: false
+  strategy:
+    description:
+      - V(rollout) boots the idle slot beside the live one. No request waits.
+      - V(reload) has the live slot's server replace its workers, whether or not something changed. It fails where that cannot do the
+        job, because another release is wanted or the server cannot reload.
+      - V(restart) stops the live slot's service and starts it again behind its socket. Nobody is refused, but everybody waits. It is
+        for hosts without the memory for two slots.
+      - V(auto) reloads if nothing but the server's configuration file changed and the server can, and rolls out otherwise.
+    type: str
+    choices: [auto, reload, rollout, restart]
+    default: auto
+  bake_time:
+    description:
+      - Seconds after the switch during which the old slot is kept warm and the new one is watched. Three bad answers of the ready
+        check in a row, or the end of its process, flip back to the old slot and fail the task.
+      - The task takes that much longer.
+    type: int
+    default: 0
+  check_memory:
+    description: Refuse a rollout when the memory that is available is less than what the live slot uses.
+    type: bool
+    default: true
+  user:
+    description: Who deploys, for the history. The default is the user that the connection was made as.
+    type: str
+    default: ''
+  ready_path:
+    description: What to ask the application, over the slot's own socket.
+    type: str
+    default: /ready
+  ready_host:
+    description: The C(Host) header of that request.
+    type: str
+    default: localhost
+  ready_status:
+    description: The HTTP status codes that mean ready.
+    type: list
+    elements: int
+    default: [200]
+  ready_successes:
+    description: How many answers in a row must be good.
+    type: int
+    default: 3
+  workers:
+    description: How many processes serve in one slot. Each has to give a good answer.
+    type: int
+    default: 1
+  boot_timeout:
+    description: Seconds that the idle slot has from its start until it is ready.
+    type: int
+    default: 60
+  drain_timeout:
+    description:
+      - Seconds that connections of the old slot may live on after the switch, websockets among them. Then the slot is stopped,
+        which closes what is left.
+      - The task does not wait for this. The next rollout does, since it needs that slot.
+    type: int
+    default: 30
+  lock_timeout:
+    description: Seconds to wait for another rollout of the same application on this host. V(0) fails at once, and names the other.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    description: Says whether a rollout would take place.
+    support: full
+  diff_mode:
+    description: Shows the live slot and its release, before and after.
+    support: full
+  idempotent:
+    description: A second run with the same arguments and files changes nothing.
+    support: full
+notes:
+  - While both slots run there are twice the workers, the memory and the database connections.
+  - The module keeps running if the connection that started it is lost.
+seealso:
+  - module: steadfast.asgi.asgi_release
+"""
+
+EXAMPLES = r"""
+- name: Make the new release live
+  steadfast.asgi.asgi_rollout:
+    app: shop
+    release: /opt/shop/releases/1.4.0-9f2c1b7a3d10
+    ready_path: /ready
+    workers: 4
+    bake_time: 60
+
+- name: Go back to the release before
+  steadfast.asgi.asgi_rollout:
+    app: shop
+    rollback: true
+    workers: 4
+"""
+
+RETURN = r"""
+way:
+  description: V(rollout), V(reload) or V(restart); V(settle) if only the rest of an interrupted run was done, V(nothing) if there was none.
+  returned: success
+  type: str
+old_pids:
+  description: The workers before a reload.
+  returned: when the live slot was reloaded
+  type: list
+  elements: int
+new_pids:
+  description: The workers after it.
+  returned: when the live slot was reloaded
+  type: list
+  elements: int
+slot:
+  description: The slot that is live now (in check mode, that would be).
+  returned: success
+  type: str
+  sample: green
+release:
+  description: The release in that slot. Empty where the slots do not run releases.
+  returned: success
+  type: str
+previous:
+  description: The slot and release that were live before. Empty strings on the first rollout.
+  returned: success
+  type: dict
+  sample: {slot: blue, release: /opt/shop/releases/1.3.2-77ab0c12ef45}
+reason:
+  description: Why a rollout was needed, or that none was.
+  returned: always
+  type: str
+  sample: another release
+steps:
+  description: What was done, in order, with the seconds that each step took.
+  returned: when a rollout took place or was tried
+  type: list
+  elements: dict
+  sample: [{step: boot, seconds: 0.31}, {step: ready, seconds: 2.04}, {step: flip, seconds: 0.001}]
+attempts:
+  description: How often the ready check was asked.
+  returned: when a rollout took place or was tried
+  type: int
+answer:
+  description: The last answer of the ready check, status and body.
+  returned: when a rollout took place or was tried
+  type: str
+journal:
+  description: The end of the journal of the slot that did not come up.
+  returned: when the new slot did not become ready
+  type: str
+"""
+
+import contextlib
+import os
+import signal
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.converters import to_native
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, LockedError, locked
+from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
+
+
+def survive_disconnect() -> None:
+    """Leave the session of the connection, so that its end does not end the rollout half way."""
+    with contextlib.suppress(OSError):
+        os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+def warn(module: AnsibleModule, rollout: Rollout) -> None:
+    for warning in rollout.warnings:
+        module.warn(warning)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "release": {"type": "path"},
+            "rollback": {"type": "bool", "default": False},
+            "strategy": {"type": "str", "choices": ["auto", "reload", "rollout", "restart"], "default": "auto"},
+            "bake_time": {"type": "int", "default": 0},
+            "check_memory": {"type": "bool", "default": True},
+            "user": {"type": "str", "default": ""},
+            "ready_path": {"type": "str", "default": "/ready"},
+            "ready_host": {"type": "str", "default": "localhost"},
+            "ready_status": {"type": "list", "elements": "int", "default": [200]},
+            "ready_successes": {"type": "int", "default": 3},
+            "workers": {"type": "int", "default": 1},
+            "boot_timeout": {"type": "int", "default": 60},
+            "drain_timeout": {"type": "int", "default": 30},
+            "lock_timeout": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    # Directories and links are for the application's user to read, whatever the host's default is.
+    os.umask(0o022)
+    rollout = Rollout(module.params, Layout(module.params["app"]), Systemd())
+    release = module.params["release"]
+    try:
+        if module.check_mode:
+            module.exit_json(**rollout.preview())
+        if rollout.systemd.show(rollout.layout.service_unit(SLOTS[0]), "LoadState")["LoadState"] != "loaded":
+            raise RolloutError(f"there is no unit {module.params['app']}@.service on this host. Apply the role asgi_service first.")
+        for slot in SLOTS:
+            os.makedirs(f"{rollout.layout.slots}/{slot}", mode=0o755, exist_ok=True)
+        survive_disconnect()
+        note = {
+            "pid": os.getpid(),
+            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "user": module.params["user"] or os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid()),
+            "release": os.path.basename(release or ""),
+        }
+        with locked(rollout.layout.lock, module.params["lock_timeout"], note, time.monotonic, time.sleep):
+            result = rollout.run()
+    except RolloutError as error:
+        warn(module, rollout)
+        module.fail_json(msg=str(error), **error.details, **rollout.report())
+    except (LockedError, UnitError, OSError) as error:
+        module.fail_json(msg=to_native(error), **rollout.report())
+    warn(module, rollout)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Bad input is refused before anything is changed, by a message that names the variable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+GOOD = {"asgi_service_app": "refused", "asgi_service_import_path": "plain:app", "asgi_service_user": "keeper"}
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "name_slash": ({"asgi_service_app": "a/b"}, "asgi_service_app"),
+    "name_newline": ({"asgi_service_app": "a\nUser=root"}, "asgi_service_app"),
+    "name_empty": ({"asgi_service_app": ""}, "asgi_service_app"),
+    "name_percent": ({"asgi_service_app": "a%n"}, "asgi_service_app"),
+    "import_no_object": ({"asgi_service_import_path": "app.main"}, "asgi_service_import_path"),
+    "import_shell": ({"asgi_service_import_path": "app:app; reboot"}, "asgi_service_import_path"),
+    "import_newline": ({"asgi_service_import_path": "app:app\nExecStartPre=+/bin/false"}, "asgi_service_import_path"),
+    "user_root": ({"asgi_service_user": "root"}, "asgi_service_user is root"),
+    "user_option": ({"asgi_service_user": "--help"}, "asgi_service_user"),
+    "group_space": ({"asgi_service_group": "a b"}, "asgi_service_group"),
+    "socket_group": ({"asgi_service_socket_group": "www data"}, "asgi_service_socket_group"),
+    "workers_text": ({"asgi_service_workers": "many"}, "asgi_service_workers"),
+    "workers_none": ({"asgi_service_workers": 0}, "asgi_service_workers"),
+    "server": ({"asgi_service_server": "waitress"}, "asgi_service_server"),
+    "log_level": ({"asgi_service_log_level": "loud"}, "asgi_service_log_level"),
+    "venv_alone": ({"asgi_service_virtualenv": "/srv/plain/.venv"}, "asgi_service_directory"),
+    "venv_relative": ({"asgi_service_virtualenv": ".venv", "asgi_service_directory": "/srv"}, "asgi_service_virtualenv"),
+    "directory_up": ({"asgi_service_virtualenv": "/a", "asgi_service_directory": "/srv/../etc"}, "asgi_service_directory"),
+    "directory_specifier": ({"asgi_service_virtualenv": "/a", "asgi_service_directory": "/srv/%h"}, "asgi_service_directory"),
+    "memory": ({"asgi_service_memory_max": "lots"}, "asgi_service_memory_max"),
+    "memory_newline": ({"asgi_service_memory_max": "1G\nUser=root"}, "asgi_service_memory_max"),
+    "writable_relative": ({"asgi_service_sandbox_writable_paths": ["data"]}, "asgi_service_sandbox_writable_paths"),
+    "writable_space": ({"asgi_service_sandbox_writable_paths": ["/a /"]}, "asgi_service_sandbox_writable_paths"),
+    "system_calls": ({"asgi_service_sandbox_system_calls": ["mbind; x"]}, "asgi_service_sandbox_system_calls"),
+    "families": ({"asgi_service_sandbox_address_families": ["inet"]}, "asgi_service_sandbox_address_families"),
+    "environment_name": ({"asgi_service_environment": {"A-B": "1"}}, "A-B"),
+    "environment_list": ({"asgi_service_environment": {"HOSTS": ["a", "b"]}}, "HOSTS"),
+    "environment_text": ({"asgi_service_environment": "A=1"}, "asgi_service_environment"),
+    "boot_timeout": ({"asgi_service_boot_timeout": -1}, "asgi_service_boot_timeout"),
+    "ready_path": ({"asgi_service_ready_path": "ready"}, "asgi_service_ready_path"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(refusals_of: Any) -> dict[str, dict[str, str]]:
+    return refusals_of("asgi_service", {name: GOOD | variables for name, (variables, _) in BAD.items()})
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_by_name(refusals: dict[str, dict[str, str]], case: str) -> None:
+    for host, said in refusals.items():
+        assert BAD[case][1] in said.get(case, "(not refused)"), f"{host}: {said.get(case)}"
