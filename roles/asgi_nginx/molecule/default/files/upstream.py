@@ -1,0 +1,71 @@
+"""Stands for an application: tells what reached it, over a unix socket behind a symbolic link and over TCP."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SOCKET = Path("/run/shop/blue.sock")
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        match self.path:
+            case "/missing":
+                self.answer(404, {})
+            case "/moved":
+                self.answer(307, {"Location": "/elsewhere"})
+            case "/broken":
+                self.close_connection = True
+            case "/own-headers":
+                self.answer(200, {"X-Frame-Options": "DENY", "Strict-Transport-Security": "max-age=1"})
+            case "/websocket":
+                # RFC 6455, 1.3: the accepted key, then one unmasked text frame.
+                key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+                accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()  # noqa: S324
+                self.send_response(101)
+                self.send_header("Upgrade", "websocket")
+                self.send_header("Connection", "Upgrade")
+                self.send_header("Sec-WebSocket-Accept", accept)
+                self.end_headers()
+                self.wfile.write(b"\x81\x05hello")
+                self.close_connection = True
+            case _:
+                seen = [[name.lower(), value] for name, value in self.headers.items()]
+                self.answer(200, {"Content-Type": "application/json"}, json.dumps(seen).encode())
+
+
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+def main() -> None:
+    SOCKET.unlink(missing_ok=True)
+    unix = UnixServer(str(SOCKET), Handler)
+    SOCKET.chmod(0o666)
+    live = SOCKET.with_name("live.sock")
+    live.unlink(missing_ok=True)
+    live.symlink_to(SOCKET)
+    threading.Thread(target=unix.serve_forever, daemon=True).start()
+    ThreadingHTTPServer(("127.0.0.1", 9000), Handler).serve_forever()
+
+
+main()

@@ -1,0 +1,167 @@
+"""Values that the role refuses before it touches the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+GOOD = {"asgi_nginx_app": "shop", "asgi_nginx_domains": ["shop.example"]}
+BAD_DOMAINS = [
+    "a.example; return 200",
+    "a.example\n",
+    "a.example b.example",
+    "a.example{",
+    "$hostname",
+    "https://a.example/",
+    "büro.example",
+    "-a.example",
+    "_",
+]
+
+# Case: the variables, and what the message has to contain: the variable with the value, and the remedy.
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no-name": ({"asgi_nginx_app": ""}, ['asgi_nginx_app (asgi_app) is "".', "lower-case letters"]),
+    "name-path": ({"asgi_nginx_app": "../shop"}, ['asgi_nginx_app (asgi_app) is "../shop".']),
+    "name-newline": ({"asgi_nginx_app": "shop\n"}, ['asgi_nginx_app (asgi_app) is "shop\\n".']),
+    "name-too-long": ({"asgi_nginx_app": "a" * 31}, ['asgi_nginx_app (asgi_app) is "aaaa', "1 to 30"]),
+    "no-domain": ({"asgi_nginx_domains": []}, ['asgi_nginx_domains (asgi_domain) is "".', "example.org"]),
+    "domain-string": ({"asgi_nginx_domains": "shop.example"}, ['is "asgi_nginx_domains".', "YAML list"]),
+    "domains": (
+        {"asgi_nginx_domains": BAD_DOMAINS},
+        [
+            'asgi_nginx_domains (asgi_domain) is "a.example; return 200".',
+            'asgi_nginx_domains (asgi_domain) is "a.example\\n".',
+            'asgi_nginx_domains (asgi_domain) is "a.example b.example".',
+            'asgi_nginx_domains (asgi_domain) is "a.example{".',
+            'asgi_nginx_domains (asgi_domain) is "$hostname".',
+            'asgi_nginx_domains (asgi_domain) is "https://a.example/".',
+            'asgi_nginx_domains (asgi_domain) is "b\\u00fcro.example".',
+            'asgi_nginx_domains (asgi_domain) is "-a.example".',
+            'asgi_nginx_domains (asgi_domain) is "_".',
+            "xn--",
+        ],
+    ),
+    "port-high": ({"asgi_nginx_http_port": 65536}, ['asgi_nginx_http_port is "65536".', "1 to 65535"]),
+    "port-zero": ({"asgi_nginx_https_port": 0}, ['asgi_nginx_https_port is "0".', "1 to 65535"]),
+    "port-twice": (
+        {"asgi_nginx_http_port": 443, "asgi_nginx_https_port": 443},
+        ['asgi_nginx_http_port, as well as asgi_nginx_https_port, is "443".', "two different ports"],
+    ),
+    "upstream-semicolon": (
+        {"asgi_nginx_upstream": "unix:/run/a.sock; deny all"},
+        ['asgi_nginx_upstream is "unix:/run/a.sock; deny all".'],
+    ),
+    "upstream-up": ({"asgi_nginx_upstream": "unix:/run/../a.sock"}, ['asgi_nginx_upstream is "unix:/run/../a.sock".']),
+    "upstream-url": (
+        {"asgi_nginx_upstream": "http://127.0.0.1:8000"},
+        ['asgi_nginx_upstream is "http://127.0.0.1:8000".', "host:port"],
+    ),
+    "upstream-port": ({"asgi_nginx_upstream": "127.0.0.1:80000"}, ['asgi_nginx_upstream is "127.0.0.1:80000".']),
+    "certificate": ({"asgi_nginx_certificate": "/etc/a b.pem"}, ['asgi_nginx_certificate is "/etc/a b.pem".']),
+    "key-up": ({"asgi_nginx_certificate_key": "/a/../k.pem"}, ['asgi_nginx_certificate_key is "/a/../k.pem".', "'..'"]),
+    "no-protocol": ({"asgi_nginx_tls_protocols": []}, ['asgi_nginx_tls_protocols is "".', "TLSv1.2, TLSv1.3"]),
+    "cipher": ({"asgi_nginx_tls_ciphers": ["ALL; deny all"]}, ['asgi_nginx_tls_ciphers is "ALL; deny all".']),
+    "age": ({"asgi_nginx_hsts_max_age": -1}, ['asgi_nginx_hsts_max_age is "-1".', "asgi_nginx_hsts set to false"]),
+    "preload": (
+        {"asgi_nginx_hsts_preload": True},
+        ['asgi_nginx_hsts_preload is "True".', "asgi_nginx_hsts_include_subdomains"],
+    ),
+    "header-quote": (
+        {"asgi_nginx_frame_options": 'DENY"; deny all; #'},
+        ['asgi_nginx_frame_options is "DENY\\"; deny all; #".', "double quotes"],
+    ),
+    "header-newline": ({"asgi_nginx_referrer_policy": "origin\n"}, ['asgi_nginx_referrer_policy is "origin\\n".']),
+    "header-backslash": (
+        {"asgi_nginx_content_type_options": "a\\"},
+        ['asgi_nginx_content_type_options is "a\\\\".', "backslashes"],
+    ),
+    "headers": (
+        {"asgi_nginx_headers": {"X Y": "1", "strict-transport-security": "$request_uri"}},
+        [
+            'A header\'s name in asgi_nginx_headers is "X Y".',
+            'A header\'s name in asgi_nginx_headers is "strict-transport-security".',
+            'A header\'s value in asgi_nginx_headers is "$request_uri".',
+        ],
+    ),
+    "proxies": (
+        {"asgi_nginx_trusted_proxies": ["10.0.0.0/8; deny all", "0.0.0.0/0", "::/0", "proxy.example"]},
+        [
+            'asgi_nginx_trusted_proxies is "10.0.0.0/8; deny all".',
+            'asgi_nginx_trusted_proxies is "0.0.0.0/0".',
+            'asgi_nginx_trusted_proxies is "::/0".',
+            'asgi_nginx_trusted_proxies is "proxy.example".',
+            "forge",
+        ],
+    ),
+    "real-ip": ({"asgi_nginx_real_ip_header": "a b"}, ['asgi_nginx_real_ip_header is "a b".']),
+    "static": (
+        {
+            "asgi_nginx_static": [
+                {"url": "static", "path": "../.."},
+                {"url": "/", "path": "/srv/../etc"},
+                {"url": "/a{/", "path": "s;"},
+                {"url": "/a/../b/", "path": "."},
+                {"url": "/file", "path": "folder/", "cache_control": 'x"; deny all'},
+            ]
+        },
+        [
+            'A url in asgi_nginx_static is "static".',
+            'A url in asgi_nginx_static is "/".',
+            'A url in asgi_nginx_static is "/a{/".',
+            'A url in asgi_nginx_static is "/a/../b/".',
+            'A path in asgi_nginx_static is "../..".',
+            'A path in asgi_nginx_static is "/srv/../etc".',
+            'A path in asgi_nginx_static is "s;".',
+            'A path in asgi_nginx_static is ".".',
+            'A path in asgi_nginx_static is "folder/". Its url names a file',
+            'asgi_nginx_static_cache_control, is "x\\"; deny all".',
+        ],
+    ),
+    "root": ({"asgi_nginx_static_root": "srv"}, ['asgi_nginx_static_root is "srv".', "absolute path"]),
+    "body-size": ({"asgi_nginx_client_max_body_size": "10 MB"}, ['asgi_nginx_client_max_body_size is "10 MB".', "10m"]),
+    "timeout": ({"asgi_nginx_read_timeout": 0}, ['asgi_nginx_send_timeout is "0".', "at least 1"]),
+    "log": ({"asgi_nginx_access_log": "/var/log/a;b"}, ['asgi_nginx_access_log is "/var/log/a;b".']),
+    "log-format": ({"asgi_nginx_access_log_format": "a b"}, ['asgi_nginx_access_log_format is "a b".']),
+    "error-log": ({"asgi_nginx_error_log": "error.log"}, ['asgi_nginx_error_log is "error.log".']),
+    "package": ({"asgi_nginx_package": "nginx -y"}, ['asgi_nginx_package is "nginx -y".']),
+    "extra": ({"asgi_nginx_extra": "deny all;"}, ['is "asgi_nginx_extra".', "YAML list"]),
+    # Ansible refuses these itself, by the types and choices in argument_specs, and then gets no further.
+    "type-state": ({"asgi_nginx_state": "gone"}, ["asgi_nginx_state", "present, absent", "gone"]),
+    "type-http-port": ({"asgi_nginx_http_port": "http"}, ["asgi_nginx_http_port", "int"]),
+    "type-https-port": ({"asgi_nginx_https_port": "443; deny all"}, ["asgi_nginx_https_port", "int", "443; deny all"]),
+    "type-protocol": ({"asgi_nginx_tls_protocols": ["TLSv1"]}, ["asgi_nginx_tls_protocols", "TLSv1.2, TLSv1.3"]),
+    "type-static": ({"asgi_nginx_static": [{"url": "/s/"}]}, ["asgi_nginx_static", "path"]),
+    # What is removed has to have a name as well.
+    "absent": ({"asgi_nginx_app": "*", "asgi_nginx_state": "absent"}, ['asgi_nginx_app (asgi_app) is "*".']),
+}
+
+
+def packed() -> dict[str, dict[str, Any]]:
+    """Put the cases into as few sets of variables as they fit: everything wrong in a set is said at once."""
+    sets: list[tuple[list[str], dict[str, Any]]] = []
+    for case, (variables, _expected) in CASES.items():
+        for names, together in sets:
+            same_kind = names[0].startswith("type-") == case.startswith("type-")
+            if same_kind and case != "absent" and not together.keys() & variables.keys():
+                names.append(case)
+                together.update(variables)
+                break
+        else:
+            sets.append(([case], dict(variables)))
+    return {" ".join(names): GOOD | together for names, together in sets}
+
+
+@pytest.fixture(scope="session")
+def refused(refusals_of: Callable[..., dict[str, dict[str, str]]]) -> dict[str, str]:
+    # The values alone are judged, on the controller: one host is enough.
+    (said,) = refusals_of("asgi_nginx", packed(), "all[0]").values()
+    return {case: message for names, message in said.items() for case in names.split()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused(refused: dict[str, str], case: str) -> None:
+    assert case in refused, "was not refused"
+    for part in CASES[case][1]:
+        assert part in refused[case]

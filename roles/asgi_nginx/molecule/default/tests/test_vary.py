@@ -1,0 +1,171 @@
+"""Changes to a site that is being served: they take hold, or fail loudly and leave everything served as it was.
+
+The steps run once, in order, on all hosts together; the tests look at what each host was like after them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import RemoteDisconnected
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import testinfra
+import yaml
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from .conftest import Answer, Client, ClientOf
+
+FILES = "sha256sum /etc/nginx/conf.d/* /etc/nginx/snippets/asgi-*"
+RENEW = (
+    "cd /etc/asgi-certificates/shop && openssl req -x509 -key privkey.pem -days 3 -subj /CN=renewed.example "
+    "-addext subjectAltName=DNS:shop.example -out fullchain.pem"
+)
+ApplyRoles = Callable[..., subprocess.CompletedProcess[str]]
+
+# Each step: the variables with which the first site of converge.yml is applied, in addition to its own.
+STEPS: dict[str, dict[str, Any]] = {
+    "renewed": {},
+    "refused": {"asgi_nginx_extra": ["no_such_directive on;"], "asgi_nginx_hsts_max_age": 1},
+    "port taken": {"asgi_nginx_https_port": 9000},
+    "port still taken": {"asgi_nginx_https_port": 9000},
+    "strangers": {"asgi_nginx_default_server": True, "asgi_nginx_remove_debian_default": True},
+    "removed": {"asgi_nginx_state": "absent"},
+}
+
+
+@dataclass
+class Outcome:
+    """How one host was after a step."""
+
+    code: int
+    said: str
+    changed: int
+    files: str
+    answer: Answer | None
+    subject: str
+    foreign: bytes
+    neighbour: int
+    strangers: list[str]
+
+
+def ask_as_stranger(client: Client) -> list[str]:
+    """What became of a request for a name that no site has, over HTTP and over HTTPS."""
+    said = []
+    try:
+        said.append(str(client.ask("/", name="stranger.example", port=80).status))
+    except RemoteDisconnected:
+        said.append("closed")
+    try:
+        client.tls(name="stranger.example").close()
+    except ssl.SSLError as error:
+        said.append(error.reason)
+    return said
+
+
+def look(host: Host, client: Client, run: subprocess.CompletedProcess[str]) -> Outcome:
+    name = re.escape(host.backend.get_hostname())
+    recap = re.search(rf"^{name} .* changed=([0-9]+)", run.stdout, re.MULTILINE)
+    assert recap, run.stdout + run.stderr
+    answer, subject = None, ""
+    try:
+        answer = client.ask("/")
+        with client.tls() as tls:
+            subject = str((tls.getpeercert() or {})["subject"])
+    except ConnectionRefusedError:
+        pass
+    return Outcome(
+        code=run.returncode,
+        said=" ".join((run.stdout + run.stderr).split()),
+        changed=int(recap.group(1)),
+        files=host.run(FILES).stdout,
+        answer=answer,
+        subject=subject,
+        foreign=client.ask("/", port=8081).body,
+        neighbour=client.plain("/").status,
+        strangers=ask_as_stranger(client) if answer else [],
+    )
+
+
+@pytest.fixture(scope="session")
+def outcomes(apply_roles: ApplyRoles, client_of: ClientOf) -> dict[str, dict[str, Outcome]]:
+    """What became of each host, by its name and the step's."""
+    hosts = testinfra.get_hosts(["all"], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
+    (play,) = yaml.safe_load(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], "converge.yml").read_text(encoding="utf-8"))
+    site = play["vars"] | play["roles"][0]["vars"]
+    found: dict[str, dict[str, Outcome]] = {host.backend.get_hostname(): {} for host in hosts}
+    for host in hosts:
+        host.check_output(RENEW)
+        # It signs itself, so that it has to be trusted anew.
+        client_of(host).trust(host)
+    for step, variables in STEPS.items():
+        run = apply_roles(["asgi_nginx"], site | variables)
+        for host in hosts:
+            found[host.backend.get_hostname()][step] = look(host, client_of(host), run)
+    return found
+
+
+@pytest.fixture
+def outcome(host: Host, outcomes: dict[str, dict[str, Outcome]]) -> dict[str, Outcome]:
+    return outcomes[host.backend.get_hostname()]
+
+
+def test_renewed_certificate_is_served(outcome: dict[str, Outcome]) -> None:
+    step = outcome["renewed"]
+    assert step.code == 0, step.said
+    assert "renewed.example" in step.subject
+    # Two: the notice, and the reload.
+    assert step.changed == 2
+
+
+def test_refused_change_leaves_everything_as_it_was(outcome: dict[str, Outcome]) -> None:
+    step, before = outcome["refused"], outcome["renewed"]
+    assert step.code != 0
+    assert 'unknown directive "no_such_directive"' in step.said
+    assert "put back" in step.said
+    assert step.files == before.files
+    assert step.answer is not None
+    assert step.answer.headers["Strict-Transport-Security"] == "max-age=63072000"
+
+
+@pytest.mark.parametrize("name", ["port taken", "port still taken"])
+def test_reload_that_nginx_did_not_take_fails(outcome: dict[str, Outcome], name: str) -> None:
+    step = outcome[name]
+    assert step.code != 0
+    assert "did not take the new configuration" in step.said
+    assert "Address already in use" in step.said
+    assert step.answer is not None
+    assert step.answer.status == 200
+
+
+def test_default_server_tells_strangers_nothing(outcome: dict[str, Outcome]) -> None:
+    # Without it somebody answers over HTTP, and the site's certificate is shown.
+    http, https = outcome["renewed"].strangers
+    assert http != "closed"
+    assert https == "CERTIFICATE_VERIFY_FAILED"
+    step = outcome["strangers"]
+    assert step.code == 0, step.said
+    assert step.strangers == ["closed", "TLSV1_UNRECOGNIZED_NAME"]
+    assert step.answer is not None
+    assert step.answer.status == 200
+
+
+def test_removed_site_is_gone(outcome: dict[str, Outcome]) -> None:
+    step = outcome["removed"]
+    assert step.code == 0, step.said
+    assert step.answer is None
+    assert "asgi-shop" not in step.files
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_other_sites_keep_serving(outcome: dict[str, Outcome], step: str) -> None:
+    assert outcome[step].foreign == b"not ours"
+    assert outcome[step].neighbour == 200
+    assert "conf.d/shop.conf" in outcome[step].files
