@@ -1,0 +1,95 @@
+"""What the tests of several scenarios use: a client on this side of the network, and Ansible."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from testinfra.host import Host
+from websockets.sync.client import ClientConnection, connect
+
+
+def name_of(host: Host) -> str:
+    return host.backend.get_hostname()
+
+
+class Client:
+    """A site's client on the controller. It trusts nothing but the given authority, and asks for the site by its name."""
+
+    def __init__(self, host: Host, domain: str, authority: str) -> None:
+        self.host = host
+        self.domain = domain
+        self.context = ssl.create_default_context(cadata=authority)
+        self.address = ""
+        self.locate()
+
+    def locate(self) -> None:
+        """Find the host. One that was restarted may have another address."""
+        self.address = self.host.check_output("hostname -I").split()[0]
+
+    def tcp(self) -> socket.socket:
+        return socket.create_connection((self.address, 443), timeout=20)
+
+    def ask(self, path: str, method: str = "GET", **request: Any) -> httpx.Response:
+        return self._ask("https", path, method, **request)
+
+    def ask_without_tls(self, path: str) -> httpx.Response:
+        return self._ask("http", path, "GET")
+
+    def _ask(self, scheme: str, path: str, method: str, headers: dict[str, str] | None = None, **request: Any) -> httpx.Response:
+        # What `curl --resolve` does: the connection goes to the address, everything else is about the name.
+        url = f"{scheme}://{self.address}{path}"
+        headers = {"Host": self.domain} | (headers or {})
+        with httpx.Client(verify=self.context, trust_env=False, timeout=20) as client:
+            return client.request(method, url, headers=headers, extensions={"sni_hostname": self.domain}, **request)
+
+    @contextmanager
+    def websocket(self, path: str) -> Iterator[ClientConnection]:
+        with (
+            self.tcp() as tcp,
+            connect(f"wss://{self.domain}{path}", sock=tcp, ssl=self.context, proxy=None) as websocket,
+        ):
+            yield websocket
+
+    def own_address(self) -> str:
+        """This controller's address as the host sees it."""
+        with self.tcp() as tcp:
+            return tcp.getsockname()[0]
+
+
+def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Ansible's programs on the hosts of this scenario."""
+    settings = {"ANSIBLE_PIPELINING": "true", "ANSIBLE_NOCOLOR": "true", "ANSIBLE_FORCE_COLOR": "false"} | environment
+    return subprocess.run(
+        [command[0], f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", *command[1:]],
+        cwd=os.environ["MOLECULE_SCENARIO_DIRECTORY"],
+        env=os.environ | settings,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def play(playbook: str, host: Host, *options: str) -> dict[str, Any]:
+    """Run a playbook of the scenario on one host and return what Ansible's JSON callback tells. Fails if it fails."""
+    limit = f"--limit={name_of(host)},localhost"
+    done = ansible("ansible-playbook", limit, *options, playbook, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+    if done.returncode != 0:
+        pytest.fail(done.stdout + done.stderr)
+    return json.loads(done.stdout)
+
+
+def changed(told: dict[str, Any], host: Host) -> list[str]:
+    """The tasks that changed something on the host, from what `play` returned."""
+    tasks = (task for part in told["plays"] for task in part["tasks"])
+    return [task["task"]["name"] for task in tasks if task["hosts"].get(name_of(host), {}).get("changed")]
