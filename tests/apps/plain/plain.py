@@ -1,0 +1,81 @@
+"""An ASGI application in one file, with the ways to misbehave that the tests need, each switched on by the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+
+VERSION = "1"
+
+# A slow import, as real applications have it.
+time.sleep(float(os.environ.get("PLAIN_BOOT_SECONDS", "0")))
+if os.environ.get("PLAIN_BROKEN") == "import":
+    raise RuntimeError("this release cannot be imported")
+
+
+async def lifespan(receive, send):
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup" and os.environ.get("PLAIN_BROKEN") == "lifespan":
+            await send({"type": "lifespan.startup.failed", "message": "this release cannot start"})
+            return
+        if message["type"] == "lifespan.startup" and os.environ.get("PLAIN_BROKEN") == "hang":
+            await asyncio.sleep(3600)
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+async def websocket(receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": json.dumps({"version": VERSION, "pid": os.getpid()})})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        await send({"type": "websocket.send", "text": message.get("text") or ""})
+
+
+async def answer(send, status, content):
+    body = json.dumps(content).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def http(scope, receive, send):
+    size = 0
+    while True:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+    path = scope["path"]
+    if path == "/ready":
+        broken = os.environ.get("PLAIN_BROKEN") == "ready"
+        content = {"status": "not ready: this release has lost its database" if broken else "ready", "version": VERSION}
+        await answer(send, 503 if broken else 200, content | {"pid": os.getpid()})
+    elif path == "/whoami":
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        await answer(send, 200, {"client": scope.get("client"), "scheme": scope["scheme"], "headers": headers})
+    elif path == "/environment":
+        await answer(send, 200, {name: value for name, value in os.environ.items() if name.startswith("PLAIN_")})
+    elif path == "/slow":
+        await asyncio.sleep(float(scope["query_string"] or b"1"))
+        await answer(send, 200, {"version": VERSION, "pid": os.getpid()})
+    elif path == "/":
+        await answer(send, 200, {"version": VERSION, "pid": os.getpid(), "size": size})
+    else:
+        await answer(send, 404, {"error": "not found"})
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+    elif scope["type"] == "websocket":
+        await websocket(receive, send)
+    else:
+        await http(scope, receive, send)

@@ -1,0 +1,138 @@
+"""A host in a container with the application on it, and what the load tests do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from client import Site
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN = ROOT / "tests/apps/plain"
+NAME = "plain.example.org"
+
+
+class FailedError(Exception):
+    """A command failed. The message is its output."""
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=cwd)
+    if done.returncode != 0:
+        raise FailedError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class Host:
+    """A Debian container. The application's releases are copies of tests/apps/plain that differ in a few characters."""
+
+    def __init__(self, name: str, work: Path, image: str = "steadfast-asgi-test:debian13", boot_seconds: float = 2.0) -> None:
+        self.name = name
+        self.work = work
+        self.releases: dict[str, str] = {}
+        self.variables: dict[str, Any] = {
+            "asgi_app": "plain",
+            "asgi_import_path": "plain:app",
+            "asgi_domain": NAME,
+            "asgi_service_workers": 4,
+            "asgi_service_environment": {"PLAIN_BOOT_SECONDS": boot_seconds},
+            "asgi_certificate_ca_export": str(work / "ca.pem"),
+        }
+        self.remove()
+        run(str(ROOT / "tools/start-host"), name, image)
+        self.inventory = work / "inventory.json"
+        host = {name: {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3"}}
+        self.inventory.write_text(json.dumps({"all": {"hosts": host}}), encoding="utf-8")
+        networks = json.loads(run("docker", "inspect", name))[0]["NetworkSettings"]["Networks"]
+        self.address = next(iter(networks.values()))["IPAddress"]
+
+    def remove(self) -> None:
+        subprocess.run(["docker", "rm", "--force", "--volumes", self.name], capture_output=True, check=False)
+
+    def site(self, port: int = 443) -> Site:
+        return Site(self.address, NAME, str(self.work / "ca.pem"), port)
+
+    def source(self, name: str, *changes: tuple[str, str]) -> Path:
+        """Return a copy of the application whose version is `name`, with more texts replaced."""
+        folder = self.work / name
+        shutil.copytree(PLAIN, folder, dirs_exist_ok=True)
+        code = (PLAIN / "plain.py").read_text(encoding="utf-8")
+        for old, new in (('VERSION = "1"', f'VERSION = "{name}"'), *changes):
+            assert old in code, old
+            code = code.replace(old, new)
+        (folder / "plain.py").write_text(code, encoding="utf-8")
+        return folder
+
+    def playbook(self, path: Path, **variables: Any) -> str:
+        extra = json.dumps(self.variables | variables)
+        return run("ansible-playbook", "-i", str(self.inventory), str(path), "-e", extra, cwd=ROOT)
+
+    def set_up(self, name: str) -> None:
+        """Deploy the first release with site.yml."""
+        self.playbook(ROOT / "playbooks/site.yml", asgi_source=str(self.source(name)))
+        self.releases[name] = self.live()
+
+    def build(self, name: str, *changes: tuple[str, str], **variables: Any) -> str:
+        """Build a release and leave it at that; returns its path on the host."""
+        before = set(self.execute("ls /opt/plain/releases").split())
+        self.playbook(ROOT / "tests/load/build.yml", asgi_source=str(self.source(name, *changes)), **variables)
+        [new] = set(self.execute("ls /opt/plain/releases").split()) - before
+        self.releases[name] = f"/opt/plain/releases/{new}"
+        return self.releases[name]
+
+    def execute(self, script: str) -> str:
+        return run("docker", "exec", self.name, "sh", "-c", script)
+
+    def live(self) -> str:
+        return self.execute("readlink -f /opt/plain/slots/live/release").strip()
+
+    def slot(self) -> str:
+        return self.execute("readlink /opt/plain/slots/live").strip()
+
+    def module(self, module: str, **options: Any) -> dict[str, Any]:
+        """Run a module of the collection on the host; returns its result, that of a failure as well."""
+        done = subprocess.run(
+            ["ansible", "-i", str(self.inventory), "all", "-b", "-m", f"steadfast.asgi.{module}", "-a", json.dumps(options)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true"},
+        )
+        head, separator, body = done.stdout.partition("=> ")
+        if not separator:
+            raise FailedError(done.stdout + done.stderr)
+        result: dict[str, Any] = json.loads(body)
+        result["failed"] = "FAILED" in head
+        return result
+
+    def roll_out(self, name: str, **options: Any) -> dict[str, Any]:
+        common = {"app": "plain", "ready_host": NAME, "workers": 4, "boot_timeout": 30, "drain_timeout": 3, "check_memory": False}
+        return self.module("asgi_rollout", **(common | {"release": self.releases[name]} | options))
+
+    def reload(self, **options: Any) -> dict[str, Any]:
+        common = {"unit": f"plain@{self.slot()}.service", "socket": "/run/plain/live.sock", "ready_host": NAME, "timeout": 30}
+        return self.module("asgi_reload", **(common | options))
+
+    def settled(self) -> None:
+        """Return when no old slot drains any more, and no old worker."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            units = self.execute("systemctl list-units --no-legend 'plain-drain-*' | wc -l").strip()
+            workers = len(self.module("asgi_info", app="plain", ready_host=NAME)["workers"])
+            if units == "0" and workers == 4:
+                return
+            time.sleep(0.5)
+        raise FailedError("something of the old release still runs after 60 s")
+
+
+async def in_thread(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Run something that blocks beside the load."""
+    return await asyncio.to_thread(function, *arguments, **options)

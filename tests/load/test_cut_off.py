@@ -1,0 +1,116 @@
+"""A rollout that is cut off after any of its steps harms nothing, and the next one finishes the job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from client import Load
+from harness import NAME, ROOT, FailedError, Host, in_thread, run
+
+STEPS = ("free", "memory", "boot", "ready", "enable", "flip", "settle")
+
+# Runs the rollout as the module does, and kills itself after one of the steps.
+DRIVER = """
+import json, os, signal, sys
+from utils.rollout import Rollout
+from utils.slots import Layout
+from utils.units import Systemd
+
+def after(name):
+    if name == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Rollout(json.loads(sys.argv[2]), Layout("plain"), Systemd(), after_step=after).run()
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    host = Host("steadfast-cut-off", tmp_path_factory.mktemp("cut-off"), boot_seconds=0.3)
+    host.set_up("one")
+    host.build("two")
+    host.execute("mkdir -p /root/fault")
+    run("docker", "cp", str(ROOT / "plugins/module_utils"), f"{host.name}:/root/fault/utils")
+    (host.work / "driver.py").write_text(DRIVER, encoding="utf-8")
+    run("docker", "cp", str(host.work / "driver.py"), f"{host.name}:/root/fault/driver.py")
+    yield host
+    host.remove()
+
+
+def cut_off(host: Host, name: str, step: str) -> None:
+    """Begin a rollout of a release and kill it after a step."""
+    params = {
+        "release": host.releases[name],
+        "rollback": False,
+        "strategy": "rollout",
+        "bake_time": 0,
+        "check_memory": True,
+        "user": "test",
+        "ready_path": "/ready",
+        "ready_host": NAME,
+        "ready_status": [200],
+        "ready_successes": 3,
+        "workers": 4,
+        "boot_timeout": 30,
+        "drain_timeout": 5,
+    }
+    command = ["docker", "exec", "--workdir", "/root/fault", host.name, "python3", "driver.py", step, json.dumps(params)]
+    with pytest.raises(FailedError):
+        run(*command)
+
+
+def other(host: Host) -> str:
+    return "two" if host.live() == host.releases["one"] else "one"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_after_a_step(host: Host, step: str) -> None:
+    name = other(host)
+
+    async def act() -> Load:
+        async with Load(host.site(), clients=8) as load:
+            await asyncio.sleep(0.5)
+            await in_thread(cut_off, host, name, step)
+            done = await in_thread(host.roll_out, name)
+            assert not done["failed"], done
+            await asyncio.sleep(0.5)
+        return load
+
+    record = asyncio.run(act()).record
+    assert record.failed() == {}
+    assert host.live() == host.releases[name]
+    host.settled()
+
+
+@pytest.mark.parametrize("step", ["boot", "enable", "flip"])
+def test_power_lost_after_a_step(host: Host, step: str) -> None:
+    """The container is killed and started again: whatever release the link named then is what serves."""
+    name = other(host)
+    old = host.live()
+    cut_off(host, name, step)
+    run("docker", "kill", host.name)
+    run("docker", "start", host.name)
+    expected = host.releases[name] if step == "flip" else old
+    until = time.monotonic() + 30
+    while True:
+        try:
+            answer = json.loads(
+                host.execute(
+                    f"curl -sS --max-time 10 --cacert /etc/asgi-certificates/ca/ca.pem --resolve {NAME}:443:127.0.0.1 https://{NAME}/"
+                )
+            )
+            break
+        except (FailedError, ValueError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+    assert host.live() == expected
+    assert host.releases[answer["version"]] == expected
+    done = host.roll_out(name)
+    assert not done["failed"], done
+    assert host.live() == host.releases[name]
+    host.settled()

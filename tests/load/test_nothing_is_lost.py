@@ -1,0 +1,132 @@
+"""The short form of the benchmark, with hard assertions: under load no deployment costs a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from client import Load, Record
+from harness import Host, in_thread
+
+BROKEN = {
+    "import": ('os.environ.get("PLAIN_BROKEN") == "import"', "True"),
+    "lifespan": ('os.environ.get("PLAIN_BROKEN") == "lifespan"', "True"),
+    "ready": ('os.environ.get("PLAIN_BROKEN") == "ready"', "True"),
+    "hang": ('os.environ.get("PLAIN_BROKEN") == "hang"', "True"),
+}
+SAYS = {
+    "import": "RuntimeError: this release cannot be imported",
+    "lifespan": "this release cannot start",
+    "ready": "lost its database",
+    "hang": "boot_timeout",
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    host = Host("steadfast-load", tmp_path_factory.mktemp("load"), boot_seconds=1.0)
+    host.set_up("one")
+    host.build("two")
+    yield host
+    host.remove()
+
+
+def under_load(host: Host, act: Callable[[], Awaitable[Any]], websockets: int = 10) -> Record:
+    """Run `act` under load, with a quiet second before and after it."""
+
+    async def run() -> Record:
+        async with Load(host.site(), clients=16, websockets=websockets) as load:
+            await asyncio.sleep(1.5)
+            await act()
+            await asyncio.sleep(1)
+        return load.record
+
+    return asyncio.run(run())
+
+
+def lost_nothing(record: Record) -> None:
+    assert record.failed() == {}
+    assert len(record.requests) > 500
+
+
+def test_rollouts(host: Host) -> None:
+    async def act() -> None:
+        for name in ("two", "one", "two"):
+            done = await in_thread(host.roll_out, name)
+            assert not done["failed"], done
+            assert done["way"] == "rollout"
+
+    record = under_load(host, act)
+    lost_nothing(record)
+    assert set(record.versions) == {"one", "two"}
+    host.settled()
+
+
+def test_reloads(host: Host) -> None:
+    async def act() -> None:
+        for _ in range(3):
+            done = await in_thread(host.reload)
+            assert not done["failed"], done
+            assert len(done["new_pids"]) == 4
+            assert not set(done["new_pids"]) & set(done["old_pids"])
+
+    record = under_load(host, act)
+    lost_nothing(record)
+    # Politely, and not all at once.
+    codes = {code for _, code in record.websockets_cut}
+    assert codes <= {1012}, record.websockets_cut
+    host.settled()
+
+
+@pytest.mark.parametrize("way", BROKEN)
+def test_a_broken_release_by_rollout(host: Host, way: str) -> None:
+    host.build(f"broken-{way}", BROKEN[way])
+    live = host.live()
+    [version] = [name for name, path in host.releases.items() if path == live]
+
+    async def act() -> None:
+        done = await in_thread(host.roll_out, f"broken-{way}", boot_timeout=5)
+        assert done["failed"]
+        assert SAYS[way] in done["msg"]
+
+    record = under_load(host, act)
+    lost_nothing(record)
+    assert set(record.versions) == {version}
+    assert record.websockets_cut == []
+    assert host.live() == live
+
+
+@pytest.mark.parametrize("way", BROKEN)
+def test_broken_code_by_reload(host: Host, way: str) -> None:
+    """Code in place that cannot run: the reload fails, the old workers serve on, and the next good reload works."""
+    code = f"{host.live()}/app/plain.py"
+    old, new = BROKEN[way]
+    host.execute(f"cp {code} /root/good.py && sed -i 's/{old}/{new}/' {code} && ! cmp -s {code} /root/good.py")
+
+    async def act() -> None:
+        done = await in_thread(host.reload, timeout=5)
+        assert done["failed"]
+        if way != "hang":
+            assert SAYS[way] in done["msg"] or "answers 503" in done["msg"], done["msg"]
+        host.execute(f"cp /root/good.py {code}")
+        done = await in_thread(host.reload)
+        assert not done["failed"], done
+
+    record = under_load(host, act, websockets=0)
+    lost_nothing(record)
+    host.settled()
+
+
+def test_two_deployments_at_once(host: Host) -> None:
+    async def act() -> None:
+        first, second = await asyncio.gather(in_thread(host.roll_out, "one", user="alice"), in_thread(host.roll_out, "one", user="bob"))
+        failed = [done for done in (first, second) if done["failed"]]
+        # Who comes too late to meet the other one finds its work done.
+        if failed:
+            assert len(failed) == 1
+            assert "alice" in failed[0]["msg"] or "bob" in failed[0]["msg"]
+
+    lost_nothing(under_load(host, act))
+    assert host.live() == host.releases["one"]

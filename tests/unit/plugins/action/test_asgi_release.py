@@ -1,0 +1,198 @@
+"""The controller's half: what it refuses, and what the ID of a release depends on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible.parsing.dataloader import DataLoader
+
+from ansible_collections.steadfast.asgi.plugins.action.asgi_release import ActionModule
+
+LOCK = '[[package]]\nname = "fastapi"\n\n[[package]]\nname = "shared-app"\n'
+
+Inspect = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "source"
+    (directory / "app").mkdir(parents=True)
+    (directory / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "1.4.0"\n')
+    (directory / "uv.lock").write_text(LOCK)
+    (directory / "app/__init__.py").write_text("")
+    (directory / "app/main.py").write_text("app = 1\n")
+    return directory
+
+
+@pytest.fixture
+def inspect(source: Path) -> Inspect:
+    """Run the action as a task with inspect=true would. It has nothing to connect to, so it must not try."""
+
+    def run(**arguments: Any) -> dict[str, Any]:
+        given = {
+            "source": str(source),
+            "releases": "/opt/shop/releases",
+            "import_path": "app.main:app",
+            "inspect": True,
+        }
+        task = SimpleNamespace(args={**given, **arguments}, async_val=0, check_mode=False, diff=False)
+        connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nonexistent"))
+        # Inspecting needs none of play context, loader, templar and plugin loader.
+        action = ActionModule(task, connection, None, DataLoader(), None, None)
+        result: dict[str, Any] = action.run(task_vars={})
+        return result
+
+    return run
+
+
+def test_the_answer_names_the_release_and_changes_nothing(inspect: Inspect) -> None:
+    answer = inspect()
+    assert answer["changed"] is False
+    assert re.fullmatch(r"1\.4\.0-[0-9a-f]{12}", answer["id"])
+    assert answer["path"] == f"/opt/shop/releases/{answer['id']}"
+    assert inspect()["id"] == answer["id"]
+
+
+def test_the_id_depends_on_the_source_and_on_how_it_is_built(inspect: Inspect, source: Path) -> None:
+    seen = [
+        inspect()["id"],
+        inspect(python="/usr/bin/python3.13")["id"],
+        inspect(server_requirements="gunicorn==1")["id"],
+    ]
+    (source / "app/main.py").write_text("app = 2\n")
+    seen.append(inspect()["id"])
+    (source / "uv.lock").write_text(LOCK.replace("fastapi", "starlette"))
+    seen.append(inspect()["id"])
+    (source / "app/new.py").write_text("")
+    seen.append(inspect()["id"])
+    assert len(set(seen)) == 6
+
+
+def test_where_it_is_built_does_not_change_the_id(inspect: Inspect) -> None:
+    assert inspect()["id"] == inspect(releases="/srv/releases", uv="/usr/bin/uv", cache="/tmp/cache")["id"]
+
+
+@pytest.mark.parametrize(
+    ("project", "pattern"),
+    [
+        ('version = "2026.11"', r"2026\.11-[0-9a-f]{12}"),
+        ('version = "1.0rc1"', r"1\.0rc1-[0-9a-f]{12}"),
+        ('version = "1.0+local"', r"[0-9a-f]{12}"),
+        ('version = "1!2.0"', r"[0-9a-f]{12}"),
+        ('version = "../../etc"', r"[0-9a-f]{12}"),
+        ('version = ".."', r"[0-9a-f]{12}"),
+        ('version = ""', r"[0-9a-f]{12}"),
+        ('dynamic = ["version"]', r"[0-9a-f]{12}"),
+        (f'version = "{"1" * 200}"', r"[0-9a-f]{12}"),
+    ],
+)
+def test_the_id_is_always_one_plain_path_component(inspect: Inspect, source: Path, project: str, pattern: str) -> None:
+    (source / "pyproject.toml").write_text(f'[project]\nname = "shop"\n{project}\n')
+    assert re.fullmatch(pattern, inspect()["id"])
+
+
+def test_a_project_without_a_project_table_is_fine(inspect: Inspect, source: Path) -> None:
+    (source / "pyproject.toml").write_text("[tool.uv]\n")
+    assert re.fullmatch(r"[0-9a-f]{12}", inspect()["id"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda source: (source / "pyproject.toml").unlink(), "no pyproject.toml"),
+        (lambda source: (source / "uv.lock").unlink(), "uv lock --project"),
+        (lambda source: (source / "pyproject.toml").write_text("[project\n"), "pyproject.toml cannot be read"),
+        (lambda source: (source / "pyproject.toml").write_bytes(b"# caf\xe9\n"), "pyproject.toml cannot be read"),
+        (lambda source: (source / "app/main.py").write_text("application = 1"), "defines no 'app'"),
+        (lambda source: (source / "app/main.py").write_text("app = ("), "not valid Python"),
+        (lambda source: (source / "app/main.py").unlink(), "no module app.main"),
+    ],
+)
+def test_a_source_that_cannot_be_deployed_is_refused(
+    inspect: Inspect,
+    source: Path,
+    spoil: Callable[[Path], object],
+    said: str,
+) -> None:
+    spoil(source)
+    with pytest.raises(AnsibleActionFail, match=re.escape(said)) as refused:
+        inspect()
+    assert str(source) in str(refused.value)
+
+
+@pytest.mark.parametrize("source_given", ["", "/nonexistent/source"])
+def test_a_source_that_is_no_directory_is_refused_by_the_variable_s_name(inspect: Inspect, source_given: str) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"asgi_source.*not a directory"):
+        inspect(source=source_given)
+
+
+def test_a_wrong_import_path_is_refused_by_the_variable_s_name(inspect: Inspect) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"asgi_import_path.*app\.main:nothing"):
+        inspect(import_path="app.main:nothing")
+    with pytest.raises(AnsibleActionFail, match=r"asgi_import_path.*has a package shpo"):
+        inspect(import_path="shpo.main:app")
+
+
+def test_an_application_in_a_dependency_is_for_the_host_to_judge(inspect: Inspect) -> None:
+    assert inspect(import_path="shared_app.main:app")["changed"] is False
+
+
+def test_a_lock_that_cannot_be_read_is_named(inspect: Inspect, source: Path) -> None:
+    (source / "uv.lock").write_text("[[package")
+    with pytest.raises(AnsibleActionFail, match=r"uv\.lock cannot be read.*'uv lock'"):
+        inspect(import_path="shared_app.main:app")
+
+
+def test_no_import_path_leaves_the_check_out(inspect: Inspect, source: Path) -> None:
+    (source / "app/main.py").unlink()
+    assert inspect(import_path="")["changed"] is False
+
+
+@pytest.mark.parametrize("folder", ["src", "backend/src", "."])
+def test_a_package_is_found_below_the_top(inspect: Inspect, source: Path, folder: str) -> None:
+    (source / folder / "shop").mkdir(parents=True)
+    (source / folder / "shop/asgi.py").write_text("application = 1\n")
+    assert inspect(import_path="shop.asgi:application")["changed"] is False
+    with pytest.raises(AnsibleActionFail, match="defines no 'app'"):
+        inspect(import_path="shop.asgi:app")
+
+
+@pytest.mark.parametrize(
+    ("import_path", "right", "wrong"),
+    [
+        ("main:app", "src/main.py", "scripts/main.py"),
+        ("main:app", "scripts/main.py", "app/main/main.py"),
+        ("api:app", "api/__init__.py", "scripts/api.py"),
+        ("shop.main:app", "src/shop/main.py", "legacy/shop/main.py"),
+        ("shop.main:app", "legacy/shop/main.py", "src/shop/main.py"),
+    ],
+)
+def test_another_file_of_that_name_is_no_hindrance(inspect: Inspect, source: Path, import_path: str, right: str, wrong: str) -> None:
+    (source / "app/main.py").write_text("other = 1\n")
+    for name, code in ((right, "app = 1\n"), (wrong, "print()\n")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(code)
+    assert inspect(import_path=import_path)["changed"] is False
+    (source / right).write_text("")
+    with pytest.raises(AnsibleActionFail, match="defines no 'app'"):
+        inspect(import_path=import_path)
+
+
+def test_a_single_module_is_found(inspect: Inspect, source: Path) -> None:
+    (source / "main.py").write_text("api = 1\n")
+    assert inspect(import_path="main:api")["changed"] is False
+
+
+def test_a_name_that_only_looks_alike_is_not_the_package(inspect: Inspect, source: Path) -> None:
+    (source / "myshop").mkdir()
+    (source / "myshop/main.py").write_text("app = 1\n")
+    (source / "workshop.py").write_text("app = 1\n")
+    for import_path in ("shop.main:app", "shop:app"):
+        with pytest.raises(AnsibleActionFail, match="has a package shop"):
+            inspect(import_path=import_path)

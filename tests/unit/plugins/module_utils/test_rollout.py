@@ -1,0 +1,1059 @@
+"""A rollout on a host with real files, real links and a real ready check, but with a systemd and a clock of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import socketserver
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as rollout_module
+from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout
+from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
+from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
+
+APP = "shop"
+OPTIONS = yaml.safe_load(asgi_rollout.DOCUMENTATION)["options"]
+DEFAULTS = {name: option.get("default") for name, option in OPTIONS.items()}
+JOURNAL = "Traceback (most recent call last):\nImportError: cannot import name 'app'"
+
+
+class Cut(BaseException):
+    """The process is killed, or the power fails: nothing that comes after this has an effect."""
+
+
+class Clock:
+    """Time that passes only while somebody sleeps. `while_asleep` is what happens meanwhile."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.while_asleep: Callable[[], None] = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+        self.while_asleep()
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    """What runs in a slot."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, path: str, status: int, seen: list[tuple[str, str]]) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                seen.append((self.path, self.headers["Host"]))
+                body = b"ready" if status == 200 else b"migrations are missing"
+                self.send_response(status)
+                if status != 204:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if status != 204:
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        super().__init__(path, Handler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.005,), daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class Host:
+    """A host with the units of one application; its run() is what systemctl, systemd-run and journalctl would do."""
+
+    def __init__(self, root: Path, clock: Clock) -> None:
+        self.root = root
+        self.layout = Layout(APP, str(root))
+        self.clock = clock
+        self.state: dict[str, dict[str, str]] = {}
+        self.enabled: set[str] = set()
+        self.servers: dict[str, Server] = {}
+        # The release that the process in a slot has loaded, whatever the slot's link says by now.
+        self.loaded: dict[str, str] = {}
+        self.seen: dict[str, list[tuple[str, str]]] = {"blue": [], "green": []}
+        self.drain_command: list[str] = []
+        self.refused: tuple[str, ...] = ()
+        # How the next release behaves when it is started: a status of the ready check, or a state of its unit.
+        self.status = 200
+        self.boots_into: dict[str, str] = {}
+        # Everything that was done to the host; the process is cut off at the event of this number.
+        self.events: list[str] = []
+        self.cut_at = -1
+        self.dead = False
+        for name in (f"opt/{APP}/slots/blue", f"opt/{APP}/slots/green", f"run/{APP}", "run/lock", "etc"):
+            (root / name).mkdir(parents=True)
+        self.unit_file = root / "etc/shop@.service"
+        self.unit_file.write_text("[Service]\n")
+
+    # What the tests want to know
+
+    def release(self, name: str) -> str:
+        path = self.root / f"opt/{APP}/releases/{name}"
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "release.json").write_text("{}")
+        return str(path)
+
+    @property
+    def live(self) -> str:
+        link = Path(self.layout.live)
+        return os.readlink(link) if link.is_symlink() else ""
+
+    def runs(self, slot: str) -> bool:
+        return slot in self.servers
+
+    def listens(self, slot: str) -> bool:
+        return self.active(f"{APP}@{slot}.socket") == "active"
+
+    def starts_at_boot(self, slot: str) -> set[str]:
+        return {unit.rsplit(".", 1)[1] for unit in self.enabled if f"@{slot}." in unit}
+
+    def drains(self, slot: str) -> bool:
+        return self.active(f"{APP}-drain-{slot}.service") == "active"
+
+    def in_slot(self, slot: str) -> str:
+        link = Path(self.layout.slots) / slot / "release"
+        return link.resolve().name if link.is_symlink() else ""
+
+    def serving(self) -> str:
+        """The release that clients get answers from, '' if nobody answers."""
+        return self.loaded[self.live] if self.live and self.runs(self.live) else ""
+
+    def history(self) -> list[dict[str, Any]]:
+        path = Path(self.layout.history)
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    # What happens to it
+
+    def event(self, what: str) -> None:
+        if self.dead or len(self.events) == self.cut_at:
+            self.dead = True
+            raise Cut(what)
+        self.events.append(what)
+
+    def end_drain(self, slot: str) -> None:
+        """The connections to the slot have ended, or their time has."""
+        self.state.pop(f"{APP}-drain-{slot}.service")
+        self.stop(f"{APP}@{slot}.socket")
+        self.stop(f"{APP}@{slot}.service")
+
+    def reboot(self) -> None:
+        for slot in list(self.servers):
+            self.stop(f"{APP}@{slot}.service")
+        self.state.clear()
+        shutil.rmtree(self.root / f"run/{APP}")
+        (self.root / f"run/{APP}").mkdir()
+        for unit in sorted(self.enabled):
+            self.start(unit)
+
+    def close(self) -> None:
+        for server in self.servers.values():
+            server.end()
+
+    # systemd
+
+    def active(self, unit: str) -> str:
+        return self.state.get(unit, {}).get("ActiveState", "inactive")
+
+    def start(self, unit: str) -> None:
+        if self.active(unit) == "active":
+            return
+        self.state[unit] = {
+            "ActiveState": "active",
+            "SubState": "running",
+            "MainPID": str(os.getpid()),
+            "InvocationID": "1234",
+        }
+        if not unit.endswith(".service"):
+            return
+        slot = unit.split("@")[1].split(".")[0]
+        assert self.listens(slot) or f"{APP}@{slot}.socket" in self.enabled, "the service requires its socket"
+        digest = hashlib.sha256(self.unit_file.read_bytes()).hexdigest()
+        self.loaded[slot] = self.in_slot(slot)
+        Path(self.layout.started(slot)).write_text(f"{digest}  {self.unit_file}\n")
+        self.state[unit].update(self.boots_into)
+        if self.boots_into.get("ActiveState", "active") == "active" and not self.boots_into:
+            self.servers[slot] = Server(self.layout.socket(slot), self.status, self.seen[slot])
+
+    def stop(self, unit: str) -> None:
+        self.state.pop(unit, None)
+        if unit.endswith(".service") and "@" in unit:
+            server = self.servers.pop(unit.split("@")[1].split(".")[0], None)
+            if server:
+                server.end()
+
+    def show(self, unit: str, names: Sequence[str]) -> str:
+        properties = {
+            "ActiveState": "inactive",
+            "SubState": "dead",
+            "LoadState": "loaded",
+            "MainPID": "0",
+            "InvocationID": "",
+            "NRestarts": "0",
+            "Result": "success",
+            "NeedDaemonReload": "no",
+            **self.state.get(unit, {}),
+        }
+        return "".join(f"{name}={properties[name]}\n" for name in names)
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        def done(stdout: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+            return subprocess.CompletedProcess(list(command), code, stdout, "refused" if code else "")
+
+        program, words = command[0], [word for word in command[1:] if not word.startswith("-")]
+        options = dict(word.split("=", 1) for word in command if word.startswith("--") and "=" in word)
+        if program == "journalctl":
+            return done(JOURNAL)
+        if program == "systemctl" and words[0] in ("show", "is-enabled", "is-active"):
+            if words[0] == "show":
+                return done(self.show(words[1], options["--property"].split(",")))
+            on = words[1] in self.enabled if words[0] == "is-enabled" else self.active(words[1]) == "active"
+            return done("enabled\n" if on else "disabled\n", 0 if on else 1)
+        name = " ".join(words if program == "systemctl" else [program, options["--unit"]])
+        self.event(f"before {name}")
+        if self.refused and all(word in command for word in self.refused):
+            return done(code=1)
+        if program == "systemd-run":
+            self.state[options["--unit"]] = {"ActiveState": "active"}
+            self.drain_command = list(command)
+        else:
+            assert program == "systemctl", command
+            verb, units = words[0], words[1:]
+            known = ("start", "stop", "restart", "enable", "disable", "reset-failed", "daemon-reload")
+            assert verb in known, command
+            for unit in units:
+                if verb in ("stop", "restart"):
+                    self.stop(unit)
+                if verb in ("start", "restart"):
+                    self.start(unit)
+                elif verb in ("enable", "disable"):
+                    (self.enabled.add if verb == "enable" else self.enabled.discard)(unit)
+        self.event(f"after {name}")
+        return done()
+
+
+class FakeSystemd(Systemd):
+    """systemd of the host above. What runs in its slots runs in this process."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host.run)
+        self._host = host
+
+    def processes(self, unit: str) -> list[int]:
+        return [os.getpid()] if self._host.active(unit) == "active" else []
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def host(short_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    host = Host(short_path, clock)
+    real = os.replace
+
+    def replace(old: str, new: str) -> None:
+        name = f"rename to {os.path.relpath(new, short_path)}"
+        host.event(f"before {name}")
+        real(old, new)
+        host.event(f"after {name}")
+
+    monkeypatch.setattr(os, "replace", replace)
+    # On a busy disk the tests would wait for little else.
+    monkeypatch.setattr(os, "fsync", lambda _handle: None)
+    yield host
+    host.close()
+
+
+Roll = Callable[..., Rollout]
+
+
+@pytest.fixture
+def roll(host: Host, clock: Clock) -> Roll:
+    """Make a rollout of the release with this name; no name is a slot without a release."""
+
+    def make(name: str = "", **params: Any) -> Rollout:
+        given = {
+            **DEFAULTS,
+            "app": APP,
+            "check_memory": False,
+            "release": host.release(name) if name else None,
+            **params,
+        }
+        return Rollout(given, host.layout, FakeSystemd(host), clock, clock.sleep)
+
+    return make
+
+
+@pytest.fixture
+def at_rest(host: Host, roll: Roll) -> Host:
+    """A host that serves release A from slot blue, and nothing else happens on it."""
+    roll("A").run()
+    host.events.clear()
+    return host
+
+
+# The ordinary course
+
+
+def test_the_first_rollout_makes_a_slot_live(host: Host, roll: Roll) -> None:
+    result = roll("A").run()
+    assert (result["changed"], result["slot"], result["reason"]) == (True, "blue", "nothing is live yet")
+    assert result["release"] == host.release("A")
+    assert result["previous"] == {"slot": "", "release": ""}
+    assert host.serving() == "A"
+    assert host.starts_at_boot("blue") == {"service", "socket"}
+    assert host.starts_at_boot("green") == set()
+    assert not host.runs("green")
+
+
+def test_the_second_run_does_nothing(at_rest: Host, roll: Roll) -> None:
+    assert roll("A").preview()["changed"] is False
+    result = roll("A").run()
+    assert (result["changed"], result["slot"], result["release"]) == (False, "blue", at_rest.release("A"))
+    assert result["diff"]["before"] == result["diff"]["after"]
+    assert at_rest.events == []
+
+
+def test_another_release_goes_live_beside_the_old_one(at_rest: Host, roll: Roll) -> None:
+    result = roll("B").run()
+    assert (result["changed"], result["slot"], result["reason"]) == (True, "green", "another release")
+    assert result["previous"] == {"slot": "blue", "release": at_rest.release("A")}
+    assert at_rest.serving() == "B"
+    assert at_rest.starts_at_boot("green") == {"service", "socket"}
+    assert at_rest.starts_at_boot("blue") == set()
+    # What the old slot still has to do, it does: it runs until it has drained, on the release that it was started with.
+    assert at_rest.runs("blue")
+    assert at_rest.drains("blue")
+    assert at_rest.in_slot("blue") == "A"
+    assert "A" in result["diff"]["before"]
+    assert "B" in result["diff"]["after"]
+
+
+def test_clients_find_the_socket_of_the_live_slot_through_the_link(at_rest: Host, roll: Roll) -> None:
+    live_socket = Path(at_rest.layout.live) / "socket"
+    assert os.path.realpath(live_socket) == at_rest.layout.socket("blue")
+    roll("B").run()
+    assert os.path.realpath(live_socket) == at_rest.layout.socket("green")
+
+
+def test_nothing_goes_live_that_has_not_answered(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[int] = []
+    real = os.replace
+
+    def replace(old: str, new: str) -> None:
+        if new == at_rest.layout.live:
+            answers.append(len(at_rest.seen["green"]))
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    roll("B", ready_successes=5, ready_path="/ready?deep=1", ready_host="example.org").run()
+    (count,) = answers
+    assert count >= 5
+    assert set(at_rest.seen["green"]) == {("/ready?deep=1", "example.org")}
+
+
+def test_while_the_old_slot_drains_a_run_changes_nothing(at_rest: Host, roll: Roll) -> None:
+    roll("B").run()
+    at_rest.events.clear()
+    assert roll("B").run()["changed"] is False
+    at_rest.end_drain("blue")
+    assert roll("B").run()["changed"] is False
+    assert at_rest.events == []
+
+
+def test_the_next_rollout_waits_for_the_old_slot_to_drain(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    roll("B").run()
+    begun = clock()
+    clock.while_asleep = lambda: at_rest.end_drain("blue") if at_rest.drains("blue") and clock() > begun + 20 else None
+    result = roll("C").run()
+    assert at_rest.events.index("before stop shop@blue.socket shop@blue.service") > 0
+    assert clock() > begun + 20
+    assert (result["slot"], at_rest.serving()) == ("blue", "C")
+    assert at_rest.drains("green")
+
+
+def test_back_to_the_release_before(at_rest: Host, roll: Roll) -> None:
+    roll("B").run()
+    at_rest.end_drain("blue")
+    result = roll("A").run()
+    assert (result["slot"], result["previous"]["release"]) == ("blue", at_rest.release("B"))
+    assert at_rest.serving() == "A"
+
+
+def test_a_release_by_another_path_is_the_same_release(at_rest: Host, roll: Roll) -> None:
+    (at_rest.root / "current").symlink_to(at_rest.release("A"))
+    assert roll("A", release=str(at_rest.root / "current")).run()["changed"] is False
+
+
+def test_the_result_tells_the_steps_and_the_last_answer(at_rest: Host, roll: Roll) -> None:
+    result = roll("B").run()
+    names = [step["step"] for step in result["steps"]]
+    assert names.index("boot") < names.index("ready") < names.index("flip")
+    assert all(step["result"] == "ok" and step["seconds"] >= 0 for step in result["steps"])
+    assert result["answer"] == "200 ready"
+    assert result["attempts"] == len(at_rest.seen["green"])
+
+
+def test_each_rollout_leaves_a_line_in_the_history(at_rest: Host, roll: Roll) -> None:
+    roll("B").run()
+    roll("B").run()
+    first, second = at_rest.history()
+    assert (first["release"], first["previous"], first["result"]) == ("A", "", "ok")
+    assert (second["release"], second["previous"], second["result"]) == ("B", "A", "ok")
+    assert second["user"]
+    assert time.strptime(second["time"], "%Y-%m-%dT%H:%M:%SZ")
+
+
+# Why
+
+
+def stopped(host: Host) -> None:
+    host.stop("shop@blue.service")
+
+
+def failed(host: Host) -> None:
+    host.stop("shop@blue.service")
+    host.state["shop@blue.service"] = {"ActiveState": "failed"}
+
+
+def edited(host: Host) -> None:
+    host.unit_file.write_text("[Service]\nLimitNOFILE=1\n")
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (stopped, "the live slot blue is inactive"),
+        (failed, "the live slot blue is failed"),
+        (edited, "changed since slot blue was started: {unit}"),
+        (lambda host: os.unlink(host.layout.started("blue")), "not known what slot blue was started with"),
+        (lambda host: os.unlink(host.layout.live), "nothing is live yet"),
+    ],
+)
+@pytest.mark.parametrize("release", ["A", ""])
+def test_the_same_release_is_started_anew_where_that_is_needed(
+    host: Host, roll: Roll, happens: Callable[[Host], object], reason: str, release: str
+) -> None:
+    roll(release).run()
+    happens(host)
+    host.events.clear()
+    expected = reason.format(unit=host.unit_file)
+    foretold = roll(release).preview()
+    assert host.events == []
+    assert foretold["changed"] is True
+    assert expected in foretold["reason"]
+    result = roll(release).run()
+    assert expected in result["reason"]
+    assert (result["changed"], result["slot"], result["diff"]) == (True, foretold["slot"], foretold["diff"])
+    assert host.runs(host.live)
+    assert host.in_slot(host.live) == release
+    if host.drains("blue"):
+        host.end_drain("blue")
+    assert roll(release).run()["changed"] is False
+
+
+def test_without_a_release_no_slot_gets_one(host: Host, roll: Roll) -> None:
+    result = roll().run()
+    assert (result["slot"], result["release"]) == ("blue", "")
+    assert sorted(os.listdir(f"{host.layout.slots}/blue")) == ["socket"]
+
+
+def test_check_mode_foretells_a_rollout_and_touches_nothing(at_rest: Host, roll: Roll) -> None:
+    foretold = roll("B").preview()
+    assert at_rest.events == []
+    result = roll("B").run()
+    for name in ("changed", "slot", "release", "previous", "reason", "diff"):
+        assert foretold[name] == result[name], name
+
+
+def test_check_mode_works_on_a_clean_host(host: Host, roll: Roll) -> None:
+    shutil.rmtree(host.root / "opt")
+    foretold = roll("A").preview()
+    assert (foretold["changed"], foretold["slot"]) == (True, "blue")
+    assert host.events == []
+
+
+def test_check_mode_foretells_a_rollout_of_what_is_not_built_yet(at_rest: Host, roll: Roll) -> None:
+    unbuilt = f"{at_rest.layout.releases}/B"
+    foretold = roll(release=unbuilt).preview()
+    assert (foretold["changed"], foretold["slot"], foretold["release"]) == (True, "green", unbuilt)
+
+
+# A release that does not come up
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said", "at_once"),
+    [
+        ({"status": 503}, "503 migrations are missing", False),
+        ({"status": 404}, "404", False),
+        ({"boots_into": {"ActiveState": "activating", "MainPID": "0"}}, "(boot_timeout)", False),
+        ({"boots_into": {"SubState": "start"}}, "FileNotFoundError", False),
+        ({"boots_into": {"ActiveState": "failed", "Result": "exit-code"}}, "exit-code", True),
+        ({"boots_into": {"NRestarts": "1", "Result": "signal"}}, "signal", True),
+        (
+            {"boots_into": {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"}},
+            "exit-code",
+            True,
+        ),
+    ],
+)
+def test_a_release_that_does_not_boot_leaves_the_live_slot_alone(
+    at_rest: Host, roll: Roll, clock: Clock, behaviour: dict[str, Any], said: str, at_once: bool
+) -> None:
+    vars(at_rest).update(behaviour)
+    begun = clock()
+    with pytest.raises(RolloutError) as refused:
+        roll("B", boot_timeout=3).run()
+    assert said in str(refused.value)
+    assert JOURNAL in str(refused.value)
+    assert refused.value.details["journal"] == JOURNAL
+    assert "The live slot serves on as before." in str(refused.value)
+    assert clock() - begun < 1 if at_once else 3 <= clock() - begun < 5
+
+    assert at_rest.serving() == "A"
+    assert at_rest.starts_at_boot("blue") == {"service", "socket"}
+    assert at_rest.starts_at_boot("green") == set()
+    assert not at_rest.runs("green")
+    assert at_rest.active("shop@green.service") != "active"
+    assert not at_rest.listens("green")
+    assert not at_rest.drains("blue")
+    blamed = at_rest.history()[-1]
+    assert (blamed["release"], blamed["previous"]) == ("B", "A")
+    assert said in blamed["result"]
+    assert "\n" not in blamed["result"]
+
+    # Neither the old release nor the repaired one is troubled by it.
+    assert roll("A").run()["changed"] is False
+    at_rest.status, at_rest.boots_into = 200, {}
+    assert roll("C").run()["slot"] == "green"
+    assert at_rest.serving() == "C"
+
+
+def test_a_first_release_that_does_not_boot_leaves_nothing_live(host: Host, roll: Roll) -> None:
+    host.status = 500
+    with pytest.raises(RolloutError, match="Nothing was live before"):
+        roll("A", boot_timeout=1).run()
+    assert host.live == ""
+    assert host.enabled == set()
+    assert not host.runs("blue")
+
+
+def test_every_worker_has_to_be_ready(at_rest: Host, roll: Roll) -> None:
+    # One process answers here, however many are asked for.
+    with pytest.raises(RolloutError, match="1 of 2 workers were ready"):
+        roll("B", workers=2, boot_timeout=1).run()
+    assert at_rest.serving() == "A"
+
+
+def test_a_release_may_take_its_time_within_the_timeout(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    at_rest.boots_into = {"SubState": "start"}
+    begun = clock()
+
+    def boot() -> None:
+        if clock() > begun + 8 and not at_rest.runs("green"):
+            at_rest.servers["green"] = Server(at_rest.layout.socket("green"), 200, at_rest.seen["green"])
+
+    clock.while_asleep = boot
+    roll("B", boot_timeout=10).run()
+    assert at_rest.serving() == "B"
+
+
+def test_what_means_ready_can_be_said(at_rest: Host, roll: Roll) -> None:
+    at_rest.status = 204
+    with pytest.raises(RolloutError, match="204"):
+        roll("B", boot_timeout=1).run()
+    roll("B", ready_status=[200, 204]).run()
+    assert at_rest.serving() == "B"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ("start", "shop@green.socket"),
+        ("start", "shop@green.service"),
+        ("enable", "shop@green.service"),
+    ],
+    ids=" ".join,
+)
+def test_what_systemd_refuses_leaves_the_live_slot_alone(at_rest: Host, roll: Roll, refused: tuple[str, ...]) -> None:
+    at_rest.refused = refused
+    with pytest.raises(RolloutError, match=r"refused.*serves on as before"):
+        roll("B").run()
+    assert (at_rest.serving(), at_rest.starts_at_boot("green")) == ("A", set())
+    assert not at_rest.runs("green")
+    assert not at_rest.listens("green")
+    assert (at_rest.history()[-1]["release"], at_rest.history()[-1]["result"] != "ok") == ("B", True)
+
+
+def test_a_disk_error_leaves_the_live_slot_alone(at_rest: Host, roll: Roll) -> None:
+    os.rmdir(f"{at_rest.layout.slots}/green")
+    with pytest.raises(RolloutError, match="No such file"):
+        roll("B").run()
+    assert at_rest.serving() == "A"
+    assert at_rest.history()[-1]["release"] == "B"
+
+
+def test_units_that_changed_on_disk_are_read_before_they_are_started(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = at_rest.show
+    monkeypatch.setattr(at_rest, "show", lambda unit, names: real(unit, names).replace("NeedDaemonReload=no", "NeedDaemonReload=yes"))
+    roll("B").run()
+    read = at_rest.events.index("after daemon-reload")
+    assert read < at_rest.events.index("before start shop@green.socket")
+
+
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_a_journal_that_cannot_be_read_keeps_nothing_from_being_put_in_order(
+    at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    def unreadable(*_: object) -> str:
+        at_rest.status = 200
+        raise ValueError("no journal here")
+
+    monkeypatch.setattr(FakeSystemd, "journal", unreadable)
+    at_rest.status = 503
+    with pytest.raises(RolloutError, match=r"(?s)503 migrations are missing.*no journal here"):
+        roll("B", strategy=strategy, boot_timeout=1).run()
+    assert at_rest.serving() == "A"
+    assert not at_rest.runs("green")
+    assert not at_rest.listens("green")
+
+
+# A rollout is no less done, and no less failed, because a detail beside it failed
+
+
+def test_a_history_that_cannot_be_written_is_a_warning(at_rest: Host, roll: Roll) -> None:
+    os.unlink(at_rest.layout.history)
+    os.mkdir(at_rest.layout.history)
+    rollout = roll("B")
+    assert (rollout.run()["changed"], at_rest.serving()) == (True, "B")
+    assert at_rest.layout.history in rollout.warnings[0]
+    at_rest.end_drain("blue")
+    at_rest.status = 503
+    with pytest.raises(RolloutError, match="migrations are missing"):
+        roll("C", boot_timeout=1).run()
+
+
+@pytest.mark.parametrize("refused", [("systemd-run",), ("disable", "shop@blue.service")], ids=" ".join)
+def test_what_is_live_is_recorded_as_live_and_the_rest_is_done_by_the_next_run(at_rest: Host, roll: Roll, refused: tuple[str, ...]) -> None:
+    at_rest.refused = refused
+    with pytest.raises(UnitError, match="refused"):
+        roll("B").run()
+    assert at_rest.serving() == "B"
+    assert (at_rest.history()[-1]["release"], at_rest.history()[-1]["result"]) == ("B", "ok")
+    at_rest.refused = ()
+    result = roll("B").run()
+    assert (result["changed"], result["way"]) == (True, "settle")
+    assert at_rest.drains("blue")
+    settled(at_rest)
+
+
+# Other ways
+
+
+def test_a_live_link_made_by_hand_is_understood(at_rest: Host, roll: Roll) -> None:
+    os.unlink(at_rest.layout.live)
+    os.symlink(f"{at_rest.layout.slots}/blue", at_rest.layout.live)
+    assert roll("A").run()["changed"] is False
+    assert roll("B").run()["slot"] == "green"
+    assert at_rest.serving() == "B"
+
+
+def test_a_live_link_to_something_else_is_not_guessed_at(at_rest: Host, roll: Roll) -> None:
+    os.unlink(at_rest.layout.live)
+    os.symlink(at_rest.release("A"), at_rest.layout.live)
+    with pytest.raises(OSError, match="make it a link to blue or green"):
+        roll("B").run()
+    assert at_rest.events == []
+    assert at_rest.runs("blue")
+
+
+def test_a_drain_of_an_earlier_rollout_does_not_stop_the_slot_that_is_live_again(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    roll("B", drain_timeout=3600).run()
+    begun = clock()
+    roll("C", drain_timeout=30).run()
+    assert 30 <= clock() - begun < 60, "the patience of this rollout counts"
+    assert (at_rest.live, at_rest.serving()) == ("blue", "C")
+    assert not at_rest.drains("blue")
+
+
+def test_a_rollback_to_what_is_live_is_no_change(at_rest: Host, roll: Roll) -> None:
+    roll("B").run()
+    at_rest.end_drain("blue")
+    assert roll("B", rollback=True).run()["changed"] is False
+    assert at_rest.history()[-1]["action"] == "rollout"
+
+
+def test_a_release_that_is_not_complete_is_refused(at_rest: Host, roll: Roll) -> None:
+    os.unlink(f"{at_rest.release('B')}/release.json")
+    half = os.path.dirname(at_rest.release("C")) + "/B"
+    with pytest.raises(RolloutError, match="not a complete release"):
+        roll(release=half).run()
+    assert at_rest.events == []
+    assert at_rest.serving() == "A"
+
+
+def test_a_slot_that_does_not_fit_is_not_started(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_module, "available_memory", lambda: 1 << 20)
+    with pytest.raises(RolloutError, match="1 MiB are available"):
+        roll("B", check_memory=True).run()
+    assert at_rest.serving() == "A"
+    assert not at_rest.listens("green")
+    monkeypatch.setattr(rollout_module, "available_memory", lambda: None)
+    assert roll("B", check_memory=True).run()["slot"] == "green"
+
+
+def test_a_rollback_needs_no_name(at_rest: Host, roll: Roll) -> None:
+    roll("B").run()
+    at_rest.end_drain("blue")
+    foretold = roll(rollback=True).preview()
+    assert (foretold["changed"], foretold["release"]) == (True, at_rest.release("A"))
+    result = roll(rollback=True).run()
+    assert (result["release"], result["previous"]["release"]) == (at_rest.release("A"), at_rest.release("B"))
+    assert at_rest.serving() == "A"
+    assert at_rest.history()[-1]["action"] == "rollback"
+    with pytest.raises(RolloutError, match="no earlier release"):
+        roll(rollback=True).run()
+    assert at_rest.serving() == "A"
+
+
+def test_in_its_bake_time_a_good_release_stays_beside_the_old_one(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    begun = clock()
+    warm: list[bool] = []
+    clock.while_asleep = lambda: warm.append(at_rest.runs("blue") and not at_rest.drains("blue"))
+    roll("B", bake_time=20).run()
+    assert clock() - begun >= 20
+    assert all(warm)
+    assert at_rest.serving() == "B"
+    assert at_rest.drains("blue")
+
+
+def gone(host: Host) -> None:
+    host.state["shop@green.service"].update(ActiveState="failed", Result="oom-kill")
+
+
+def broken(host: Host) -> None:
+    host.servers.pop("green").end()
+    host.servers["green"] = Server(host.layout.socket("green"), 503, host.seen["green"])
+
+
+@pytest.mark.parametrize(("happens", "said"), [(gone, "oom-kill"), (broken, "503 migrations are missing")])
+def test_a_release_that_fails_in_its_bake_time_is_taken_back(
+    at_rest: Host, roll: Roll, clock: Clock, happens: Callable[[Host], None], said: str
+) -> None:
+    begun = clock()
+    pending = [happens]
+
+    def meanwhile() -> None:
+        if at_rest.live == "green" and pending and clock() > begun + 10:
+            pending.pop()(at_rest)
+
+    clock.while_asleep = meanwhile
+    with pytest.raises(RolloutError) as refused:
+        roll("B", bake_time=30).run()
+    assert said in str(refused.value)
+    assert JOURNAL in str(refused.value)
+    assert clock() - begun < 30
+    assert at_rest.serving() == "A"
+    settled(at_rest)
+    assert at_rest.history()[-1]["release"] == "B"
+    assert at_rest.history()[-1]["result"] != "ok"
+    assert roll("A").run()["changed"] is False
+
+
+def test_an_old_slot_that_ended_in_the_bake_time_is_started_before_it_is_live_again(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    def meanwhile() -> None:
+        if at_rest.live == "green" and at_rest.runs("blue"):
+            at_rest.servers.pop("blue").end()
+            at_rest.state["shop@blue.service"]["ActiveState"] = "failed"
+            at_rest.servers.pop("green").end()
+
+    clock.while_asleep = meanwhile
+    with pytest.raises(RolloutError, match="Slot blue is live again"):
+        roll("B", bake_time=30).run()
+    assert at_rest.serving() == "A"
+
+
+def test_a_single_bad_answer_in_the_bake_time_is_forgiven(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    baked: list[int] = []
+
+    def meanwhile() -> None:
+        if at_rest.live == "green":
+            baked.append(200 if len(baked) % 3 else 503)
+            at_rest.servers.pop("green").end()
+            at_rest.servers["green"] = Server(at_rest.layout.socket("green"), baked[-1], at_rest.seen["green"])
+
+    clock.while_asleep = meanwhile
+    roll("B", bake_time=10).run()
+    assert baked.count(503) > 3
+    assert at_rest.serving() == "B"
+
+
+def test_a_restart_uses_one_slot_and_keeps_its_socket(at_rest: Host, roll: Roll) -> None:
+    result = roll("B", strategy="restart").run()
+    assert (result["changed"], result["slot"], at_rest.serving()) == (True, "blue", "B")
+    assert at_rest.seen["green"] == []
+    assert not any(event.startswith("before stop shop@blue.socket") for event in at_rest.events)
+    assert roll("B", strategy="restart").run()["changed"] is False
+
+
+def test_a_restart_that_fails_starts_the_old_release_again(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    at_rest.status = 503
+
+    def repaired() -> None:
+        at_rest.status = 200
+
+    clock.while_asleep = repaired
+    with pytest.raises(RolloutError, match="started again on what it ran before"):
+        roll("B", strategy="restart", boot_timeout=2).run()
+    assert at_rest.serving() == at_rest.in_slot("blue") == "A"
+    assert roll("A").run()["changed"] is False
+
+
+@pytest.mark.parametrize("power_fails", [False, True], ids=["killed", "power failure"])
+@pytest.mark.parametrize("then", ["B", "A"], ids=["the same again", "back"])
+def test_a_restart_that_is_interrupted_is_finished_by_the_next_run(host: Host, roll: Roll, power_fails: bool, then: str) -> None:
+    for event in range(1000):
+        roll("A", strategy="restart").run()
+        assert host.serving() == "A"
+        if not interrupted(host, roll("B", strategy="restart"), event):
+            break
+        where = f"cut at {event}, after {host.events[-1:]}"
+        if power_fails:
+            host.reboot()
+        roll(then, strategy="restart").run()
+        assert host.serving() == then, where
+        assert roll(then, strategy="restart").run()["changed"] is False, where
+    assert event > 5, "the events of a whole restart"
+
+
+def test_a_slot_of_which_nothing_is_known_is_not_reloaded(at_rest: Host, roll: Roll) -> None:
+    os.unlink(at_rest.layout.started("blue"))
+    with pytest.raises(RolloutError, match="not known what slot blue was started with"):
+        roll("A", strategy="reload").run()
+    assert at_rest.events == []
+
+
+def test_a_reload_cannot_bring_another_release(at_rest: Host, roll: Roll) -> None:
+    with pytest.raises(RolloutError, match="another release"):
+        roll("B", strategy="reload").run()
+    assert at_rest.events == []
+
+
+# An interruption
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (lambda host: host.enabled.clear(), "slot blue is not started at boot"),
+        (lambda host: host.enabled.discard("shop@blue.socket"), "slot blue is not started at boot"),
+        (lambda host: host.start("shop@green.socket"), "idle slot green still runs"),
+        (
+            lambda host: host.enabled.update({"shop@green.service", "shop@green.socket"}),
+            "idle slot green is started at boot",
+        ),
+        (
+            lambda host: host.start("shop@green.socket") or host.start("shop@green.service"),
+            "idle slot green still runs",
+        ),
+    ],
+)
+def test_what_an_interrupted_run_left_is_put_in_order(
+    at_rest: Host,
+    roll: Roll,
+    happens: Callable[[Host], object],
+    said: str,
+) -> None:
+    happens(at_rest)
+    foretold = roll("A").preview()
+    assert at_rest.events == []
+    result = roll("A").run()
+    assert said in result["reason"]
+    assert result["changed"] is foretold["changed"] is True
+    assert result["reason"] == foretold["reason"]
+    assert (result["slot"], at_rest.serving()) == ("blue", "A")
+    settled(at_rest)
+    assert roll("A").run()["changed"] is False
+
+
+def settled(host: Host) -> None:
+    """Assert that the host is as a rollout leaves it, once the old slot has drained."""
+    live = host.live
+    idle = "green" if live == "blue" else "blue"
+    assert host.starts_at_boot(live) == {"service", "socket"}
+    assert host.starts_at_boot(idle) == set()
+    if host.runs(idle):
+        assert host.drains(idle)
+        host.end_drain(idle)
+    assert not host.listens(idle)
+
+
+def interrupted(host: Host, rollout: Rollout, at: int) -> bool:
+    """Run until the event of this number; returns whether it came that far."""
+    host.events.clear()
+    host.cut_at = at
+    try:
+        rollout.run()
+        return False
+    except Cut:
+        return True
+    finally:
+        host.cut_at, host.dead = -1, False
+
+
+@pytest.mark.parametrize("power_fails", [False, True], ids=["killed", "power failure"])
+@pytest.mark.parametrize("then", ["B", "A"], ids=["the same again", "back"])
+def test_an_interruption_at_any_event_costs_nothing(
+    host: Host,
+    roll: Roll,
+    clock: Clock,
+    power_fails: bool,
+    then: str,
+) -> None:
+    """Neither a kill nor a power failure takes the application down, and the next run puts everything in order."""
+    roll("A").run()
+
+    def drains_end() -> None:
+        for slot in ("blue", "green"):
+            if host.drains(slot):
+                host.end_drain(slot)
+
+    clock.while_asleep = drains_end
+    for event in range(1000):
+        if host.serving() != "A":
+            roll("A").run()
+        settled(host)
+        if not interrupted(host, roll("B"), event):
+            break
+        where = f"cut at {event}, after {host.events[-1:]}"
+        if power_fails:
+            host.reboot()
+        assert host.serving() in ("A", "B"), where
+        serving = host.serving()
+        result = roll(then).run()
+        assert host.serving() == then, where
+        assert result["previous"]["release"] == host.release(serving), where
+        settled(host)
+        assert roll(then).run()["changed"] is False, where
+    assert event > 15, "the events of a whole rollout"
+
+
+@pytest.mark.parametrize("power_fails", [False, True], ids=["killed", "power failure"])
+def test_a_first_rollout_can_be_interrupted_too(host: Host, roll: Roll, power_fails: bool) -> None:
+    for event in range(1000):
+        if not interrupted(host, roll("A"), event):
+            break
+        if power_fails:
+            host.reboot()
+        assert host.serving() in ("A", "") if not host.live else host.serving() == "A"
+        roll("A").run()
+        assert host.serving() == "A"
+        settled(host)
+        # A host as new.
+        for unit in list(host.state):
+            host.stop(unit)
+        host.enabled.clear()
+        shutil.rmtree(host.root / f"opt/{APP}/slots")
+        for slot in ("blue", "green"):
+            os.makedirs(f"{host.layout.slots}/{slot}")
+    assert event > 10
+
+
+# The drain, which is a shell script
+
+Drain = Callable[[int], Callable[[float], str | None]]
+
+
+def as_systemd_expands(word: str) -> str:
+    """What systemd makes of a word of a command: it puts in variables (none is set), and one dollar sign for two."""
+    return re.sub(r"\$(\$|\w+|\{\w+\})", lambda found: "$" if found[1] == "$" else "", word)
+
+
+@pytest.fixture
+def drain(at_rest: Host, roll: Roll, short_path: Path) -> Iterator[Drain]:
+    """Run the drain of slot blue that a rollout would start; returns a way to wait for the arguments of systemctl."""
+    at_rest.stop("shop@blue.service")
+    at_rest.start("shop@blue.service")
+    programs, log = short_path / "bin", short_path / "called"
+    programs.mkdir()
+    (programs / "systemctl").write_text(f'#!/bin/sh\necho "$*" >{log}\n')
+    (programs / "systemctl").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(timeout: int) -> Callable[[float], str | None]:
+        roll("B", drain_timeout=timeout).run()
+        command = list(map(as_systemd_expands, at_rest.drain_command[at_rest.drain_command.index("/bin/sh") :]))
+        process = subprocess.Popen(command, env=environment)
+        running.append(process)
+
+        def ended(within: float) -> str | None:
+            try:
+                assert process.wait(within) == 0
+            except subprocess.TimeoutExpired:
+                return None
+            return log.read_text().strip()
+
+        return ended
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def test_a_slot_without_connections_is_stopped_at_once(drain: Drain) -> None:
+    # Connections to others are none of its business.
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        assert drain(30)(5) == "stop shop@blue.socket shop@blue.service"
+
+
+def test_a_slot_is_stopped_when_its_last_connection_has_ended(at_rest: Host, drain: Drain) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(at_rest.layout.socket("blue"))
+        ended = drain(30)
+        assert ended(0.3) is None
+    assert ended(5) == "stop shop@blue.socket shop@blue.service"
+
+
+def test_a_connection_that_stays_is_closed_when_its_time_is_over(
+    at_rest: Host, drain: Callable[[int], Callable[[float], str | None]]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(at_rest.layout.socket("blue"))
+        begun = time.monotonic()
+        assert drain(1)(5) == "stop shop@blue.socket shop@blue.service"
+        assert time.monotonic() - begun > 0.9

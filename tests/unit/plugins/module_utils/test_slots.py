@@ -1,0 +1,238 @@
+"""An application's files on its host: the lock, the links, what a slot was started with, and the history."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
+    LockedError,
+    append_history,
+    changed_inputs,
+    locked,
+    previous_release,
+    read_history,
+    record_inputs,
+    replace_link,
+)
+
+
+class Clock:
+    """Time that passes only while somebody sleeps. `while_asleep` is what happens meanwhile."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.while_asleep: Callable[[], None] = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.while_asleep()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+# The lock
+
+
+@pytest.fixture
+def lock_path(tmp_path: Path) -> str:
+    return str(tmp_path / "app.lock")
+
+
+def test_the_lock_keeps_others_out_and_names_its_holder(lock_path: str, clock: Clock) -> None:
+    with locked(lock_path, 0, {"pid": 4711, "release": "1.2-abc"}, clock, clock.sleep):
+        with pytest.raises(LockedError) as refused, locked(lock_path, 0, {"pid": 1}, clock, clock.sleep):
+            pytest.fail("two hold the lock")
+        assert "4711" in str(refused.value)
+        assert "1.2-abc" in str(refused.value)
+    assert clock() == 1000.0, "no timeout is no waiting"
+    with locked(lock_path, 0, {"pid": 2}, clock, clock.sleep):
+        pass
+
+
+def test_the_lock_is_waited_for_as_long_as_asked(lock_path: str, clock: Clock) -> None:
+    with locked(lock_path, 0, {}, clock, clock.sleep):
+        with pytest.raises(LockedError), locked(lock_path, 7, {}, clock, clock.sleep):
+            pytest.fail("two hold the lock")
+        assert 1007 <= clock() < 1009
+
+    holder = open(lock_path, "a+")  # noqa: SIM115 - closed while the other waits
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    clock.while_asleep = holder.close
+    with locked(lock_path, 7, {}, clock, clock.sleep):
+        assert clock() < 1010
+
+
+def test_a_lock_whose_holder_was_killed_is_free(lock_path: str, clock: Clock) -> None:
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX);"
+        'f.write(\'{"pid": 99999, "note": "the holder"}\'); f.flush(); print(\'held\', flush=True); time.sleep(60)'
+    )
+    with subprocess.Popen([sys.executable, "-I", "-c", code, lock_path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match="the holder"), locked(lock_path, 0, {}, clock, clock.sleep):
+            pytest.fail("two hold the lock")
+        holder.kill()
+        holder.wait()
+        with locked(lock_path, 0, {"pid": 1}, clock, clock.sleep):
+            assert json.loads(Path(lock_path).read_text()) == {"pid": 1}, "nothing of the dead holder is left"
+
+
+def test_only_the_owner_may_open_the_lock(lock_path: str, clock: Clock) -> None:
+    # Whoever can open it can hold it.
+    before = os.umask(0)
+    try:
+        with locked(lock_path, 0, {}, clock, clock.sleep):
+            assert stat.S_IMODE(os.stat(lock_path).st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_the_lock_is_released_by_an_error(lock_path: str, clock: Clock) -> None:
+    with pytest.raises(KeyError), locked(lock_path, 0, {"pid": 1}, clock, clock.sleep):
+        raise KeyError
+    with locked(lock_path, 0, {}, clock, clock.sleep):
+        pass
+
+
+# What a slot was started with
+
+
+def test_the_lines_of_sha256sum_are_understood(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("unit", "gunicorn conf  (1).py", "env")]
+    for file in files:
+        file.write_text(f"of {file.name}\n")
+    started = tmp_path / "blue.started"
+    started.write_text(subprocess.run(["sha256sum", *files], capture_output=True, text=True, check=True).stdout)
+    assert changed_inputs(str(started)) == []
+    files[1].write_text("other")
+    assert changed_inputs(str(started)) == [str(files[1])]
+    files[2].unlink()
+    assert changed_inputs(str(started)) == [str(files[1]), str(files[2])]
+    os.utime(files[0])
+    assert str(files[0]) not in (changed_inputs(str(started)) or [])
+
+
+def test_a_slot_that_left_no_note_is_not_taken_for_unchanged(tmp_path: Path) -> None:
+    assert changed_inputs(str(tmp_path / "blue.started")) is None
+    (tmp_path / "blue.started").write_text("")
+    assert changed_inputs(str(tmp_path / "blue.started")) is None
+
+
+def test_a_slot_can_be_noted_as_up_to_date(tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("old")
+    (tmp_path / "blue.started").write_text(f"{'0' * 64}  {tmp_path}/env\n")
+    assert changed_inputs(str(tmp_path / "blue.started")) == [str(tmp_path / "env")]
+    record_inputs(str(tmp_path / "blue.started"))
+    assert changed_inputs(str(tmp_path / "blue.started")) == []
+    (tmp_path / "env").write_text("new")
+    assert changed_inputs(str(tmp_path / "blue.started")) == [str(tmp_path / "env")]
+
+
+# The link
+
+
+def test_a_link_is_replaced_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "live"
+    replace_link(str(link), "blue")
+    replace_link(str(link), "green")
+    assert os.readlink(link) == "green"
+    # What an interrupted run left in the way is no hindrance, and neither is a target that does not exist.
+    for name in os.listdir(tmp_path):
+        assert name == "live"
+
+    def fails(_old: str, _new: str) -> None:
+        assert os.readlink(link) == "green", "there must be no moment without the link"
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="no space"):
+            replace_link(str(link), "blue")
+    assert os.readlink(link) == "green"
+    replace_link(str(link), "blue")
+    assert os.readlink(link) == "blue"
+
+
+def test_a_directory_is_never_replaced_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live/kept").write_text("")
+    with pytest.raises(OSError, match="directory"):
+        replace_link(str(tmp_path / "live"), "blue")
+    assert (tmp_path / "live/kept").exists()
+
+
+# The history
+
+
+def test_what_is_appended_is_read_and_a_broken_line_is_passed_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "history.jsonl")
+    assert read_history(path) == []
+    append_history(path, {"release": "A", "result": "ok"})
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write('{"release": "cut o\n[1]\n')
+    append_history(path, {"release": "B", "result": "line\nbreak"})
+    assert [entry["release"] for entry in read_history(path)] == ["A", "B"]
+
+
+def deployed(*releases: str) -> list[dict[str, Any]]:
+    """The history of these releases, deployed one after the other; `-X` is a rollback to X, `!X` one that failed."""
+    history: list[dict[str, Any]] = []
+    live = ""
+    for word in releases:
+        name = word.lstrip("-!")
+        result = "it did not come up" if word.startswith("!") else "ok"
+        action = "rollback" if word.startswith("-") else "rollout"
+        history.append({"action": action, "release": name, "previous": live, "result": result})
+        live = name if result == "ok" else live
+    return history
+
+
+@pytest.mark.parametrize(
+    ("history", "current", "expected"),
+    [
+        (["A", "B"], "B", "A"),
+        (["A", "B", "C"], "C", "B"),
+        (["A"], "A", ""),
+        ([], "", ""),
+        # What never went live is nothing to go back to.
+        (["A", "!B", "C"], "C", "A"),
+        # Not forth again to what was rolled back, however often it is asked for ...
+        (["A", "B", "-A"], "A", ""),
+        (["A", "B", "C", "-B"], "B", "A"),
+        # ... until it is deployed anew.
+        (["A", "B", "-A", "B", "C"], "C", "B"),
+        # The same release once more (another environment) is no other release.
+        (["A", "B", "B"], "B", "A"),
+    ],
+)
+def test_the_release_to_go_back_to(history: list[str], current: str, expected: str) -> None:
+    assert previous_release(deployed(*history), current, lambda _: True) == expected
+
+
+def test_a_release_that_is_gone_or_was_flipped_back_is_passed_over() -> None:
+    history = deployed("A", "B", "C", "D")
+    assert previous_release(history, "D", lambda name: name != "C") == "B"
+    history.insert(3, {"action": "flip back", "release": "C", "previous": "B", "result": "the ready check failed"})
+    assert previous_release(history, "D", lambda _: True) == "B"
+
+
+def test_a_reload_is_no_release() -> None:
+    history = [*deployed("A", "B"), {"action": "reload", "release": "X", "previous": "B", "result": "ok"}]
+    assert previous_release(history, "B", lambda _: True) == "A"

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.steadfast.asgi.plugins.modules import asgi_files
+
+Files = Callable[..., dict[str, Any]]
+
+# A validate command that refuses, in its own words, after it saw the new files.
+REFUSE = ["sh", "-c", "echo unknown directive >&2; exit 3"]
+
+
+@pytest.fixture
+def files(run_module: Callable[..., dict[str, Any]]) -> Files:
+    """Run asgi_files with entries that belong to whoever runs the tests."""
+
+    def run(*entries: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        mine = {"owner": str(os.getuid()), "group": str(os.getgid())}
+        named = [{**mine, **entry, "path": str(entry["path"])} for entry in entries]
+        return run_module(asgi_files.main, files=named, **arguments)
+
+    return run
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, str]]:
+    """Everything below `directory`: mode, and content or target. Hidden leftovers included."""
+    found = {}
+    for path in directory.rglob("*"):
+        what = os.readlink(path) if path.is_symlink() else path.read_text() if path.is_file() else path.name
+        found[str(path.relative_to(directory))] = (stat.S_IFMT(path.lstat().st_mode) | mode(path), what)
+    return found
+
+
+def test_a_tree_is_made_in_one_call_and_found_unchanged_by_the_next(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("")
+    entries = (
+        {"path": tmp_path / "etc", "state": "directory"},
+        {"path": tmp_path / "etc/site.conf", "content": "server { grüße }\n"},
+        {"path": tmp_path / "etc/secret", "content": "", "mode": "0640"},
+        {"path": tmp_path / "etc/live", "state": "link", "target": "../nowhere yet"},
+        {"path": tmp_path / "old", "state": "absent"},
+    )
+    first = files(*entries)
+    assert first["changed"] is True
+    assert first["changed_paths"] == [str(entry["path"]) for entry in entries]
+    made = snapshot(tmp_path)
+    assert made == {
+        "etc": (stat.S_IFDIR | 0o755, "etc"),
+        "etc/site.conf": (stat.S_IFREG | 0o644, "server { grüße }\n"),
+        "etc/secret": (stat.S_IFREG | 0o640, ""),
+        "etc/live": (stat.S_IFLNK | 0o777, "../nowhere yet"),
+    }
+    inodes = {path: path.lstat().st_ino for path in tmp_path.rglob("*")}
+
+    second = files(*entries)
+    assert (second["changed"], second["changed_paths"], second["diff"]) == (False, [], [])
+    assert {path: path.lstat().st_ino for path in tmp_path.rglob("*")} == inodes
+
+
+def test_the_umask_has_no_say_in_the_mode(files: Files, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        files({"path": tmp_path / "d", "state": "directory"}, {"path": tmp_path / "d/f", "content": "x"})
+    finally:
+        os.umask(before)
+    assert (mode(tmp_path / "d"), mode(tmp_path / "d/f")) == (0o755, 0o644)
+
+
+def test_a_reader_of_the_old_file_never_sees_the_new_one(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old content")
+    with path.open() as reader:
+        assert reader.read(3) == "old"
+        files({"path": path, "content": "new"})
+        assert reader.read() == " content"
+    assert path.read_text() == "new"
+
+
+def test_only_what_differs_is_named(files: Files, tmp_path: Path) -> None:
+    for name in ("same", "other", "wide"):
+        (tmp_path / name).write_text(name)
+        (tmp_path / name).chmod(0o644)
+    (tmp_path / "wide").chmod(0o666)
+    result = files(
+        {"path": tmp_path / "same", "content": "same"},
+        {"path": tmp_path / "other", "content": "changed"},
+        {"path": tmp_path / "wide", "content": "wide"},
+    )
+    assert result["changed_paths"] == [str(tmp_path / "other"), str(tmp_path / "wide")]
+    content, attributes = result["diff"]
+    assert (content["before"], content["after"]) == ("other", "changed")
+    assert "0666" in attributes["before"]
+    assert "0644" in attributes["after"]
+    assert mode(tmp_path / "wide") == 0o644
+
+
+def test_a_link_gives_way_to_a_file_and_its_target_stays(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "f").symlink_to("target")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    files({"path": tmp_path / "f", "content": "mine"}, {"path": tmp_path / "dangling", "state": "absent"})
+    assert (tmp_path / "target").read_text() == "kept"
+    assert (tmp_path / "f").read_text() == "mine"
+    assert not (tmp_path / "f").is_symlink()
+    assert not (tmp_path / "dangling").is_symlink()
+
+
+def test_a_link_to_a_directory_is_as_good_as_one(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir(mode=0o700)
+    (tmp_path / "d").symlink_to("volume")
+    entries = ({"path": tmp_path / "d", "state": "directory"}, {"path": tmp_path / "d/f", "content": "x"})
+    refused = files(*entries, validate=REFUSE)
+    assert refused["failed"] is True
+    assert mode(tmp_path / "volume") == 0o700
+    assert files(*entries)["changed_paths"] == [str(tmp_path / "d"), str(tmp_path / "d/f")]
+    assert (tmp_path / "d").is_symlink()
+    assert mode(tmp_path / "volume") == 0o755
+    assert (tmp_path / "volume/f").read_text() == "x"
+    assert files(*entries)["changed"] is False
+
+
+def test_a_mode_may_be_the_number_that_yaml_makes_of_it(files: Files, tmp_path: Path) -> None:
+    files({"path": tmp_path / "f", "content": "x", "mode": 0o640})
+    assert mode(tmp_path / "f") == 0o640
+    assert files({"path": tmp_path / "f", "content": "x", "mode": "0640"})["changed"] is False
+
+
+def test_a_name_may_be_as_long_as_names_can_be(files: Files, tmp_path: Path) -> None:
+    files({"path": tmp_path / ("x" * 255), "content": "y"}, {"path": tmp_path / ("z" * 255), "state": "link", "target": "y"})
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_directory_can_be_removed_with_all_that_is_in_it_by_name(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir(mode=0o750)
+    (tmp_path / "d/f").write_text("old")
+    file, directory = {"path": tmp_path / "d/f", "state": "absent"}, {"path": tmp_path / "d", "state": "absent"}
+    assert "empty it first" in files(directory, file)["msg"]
+    before = snapshot(tmp_path)
+    assert files(file, directory, validate=REFUSE)["failed"] is True
+    assert snapshot(tmp_path) == before
+    assert files(file, directory, check=True)["changed_paths"] == [str(tmp_path / "d/f"), str(tmp_path / "d")]
+    assert files(file, directory)["changed"] is True
+    assert list(tmp_path.iterdir()) == []
+    assert files(file, directory)["changed"] is False
+
+
+def everything(directory: Path) -> tuple[dict[str, Any], ...]:
+    """One entry for each way in which a path can change, on what the test below has put there."""
+    return (
+        {"path": directory / "new", "content": "new"},
+        {"path": directory / "new.d", "state": "directory"},
+        {"path": directory / "new.d/inner", "content": "new"},
+        {"path": directory / "changed", "content": "new"},
+        {"path": directory / "chmod", "content": "same", "mode": "0644"},
+        {"path": directory / "repointed", "state": "link", "target": "new"},
+        {"path": directory / "was-link", "content": "new"},
+        {"path": directory / "was-file", "state": "link", "target": "new"},
+        {"path": directory / "gone", "state": "absent"},
+        {"path": directory / "gone.d", "state": "absent"},
+        {"path": directory / "gone.link", "state": "absent"},
+        {"path": directory / "chmod.d", "state": "directory", "mode": "0755"},
+    )
+
+
+@pytest.fixture
+def old_tree(tmp_path: Path) -> Path:
+    directory = tmp_path / "tree"
+    directory.mkdir()
+    for name, permissions in (("changed", 0o600), ("chmod", 0o640), ("was-file", 0o644), ("gone", 0o604)):
+        (directory / name).write_text("same" if name == "chmod" else f"old {name}")
+        (directory / name).chmod(permissions)
+    for name in ("repointed", "was-link", "gone.link"):
+        (directory / name).symlink_to(f"old target of {name}")
+    for name in ("gone.d", "chmod.d"):
+        (directory / name).mkdir(mode=0o700)
+    return directory
+
+
+def test_a_refused_configuration_is_put_back_in_every_kind(files: Files, old_tree: Path) -> None:
+    before = snapshot(old_tree)
+    refused = files(*everything(old_tree), validate=["sh", "-c", f"ls {old_tree}/new.d && exit 3"])
+    assert refused["failed"] is True
+    assert refused["changed"] is False
+    assert refused["rc"] == 3
+    assert refused["stdout"] == "inner\n", "the command has to see the new files"
+    assert snapshot(old_tree) == before
+    assert sorted(refused["restored"]) == sorted(str(entry["path"]) for entry in everything(old_tree))
+
+    accepted = files(*everything(old_tree), validate=["true"])
+    # Each of them was a change, so each was put back above.
+    assert accepted["changed_paths"] == [str(entry["path"]) for entry in everything(old_tree)]
+
+
+def test_content_that_is_no_text_is_put_back_too(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\xff\xfe\0")
+    files({"path": tmp_path / "f", "content": "text"}, validate=REFUSE)
+    assert (tmp_path / "f").read_bytes() == b"\xff\xfe\0"
+
+
+def test_what_cannot_be_put_back_is_named_and_stops_nothing_else(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    validate = ["sh", "-c", f"touch {tmp_path}/d/cache; echo unknown directive >&2; exit 1"]
+    refused = files({"path": tmp_path / "f", "content": "new"}, {"path": tmp_path / "d", "state": "directory"}, validate=validate)
+    assert (tmp_path / "f").read_text() == "old"
+    assert refused["restored"] == [str(tmp_path / "f")]
+    assert f"could NOT be put back as they were: {tmp_path}/d" in refused["msg"]
+    assert "unknown directive" in refused["msg"]
+
+
+def test_a_check_that_is_not_installed_is_a_refusal(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    refused = files({"path": tmp_path / "f", "content": "new"}, validate=["/nonexistent/nginx", "-t"])
+    assert refused["failed"] is True
+    assert "No such file" in refused["msg"]
+    assert (tmp_path / "f").read_text() == "old"
+
+
+def test_the_words_of_a_check_are_taken_literally(files: Files, tmp_path: Path) -> None:
+    assert files({"path": tmp_path / "f", "content": "x"}, validate=["echo", "$HOME", "~", "*"])["stdout"] == "$HOME ~ *\n"
+
+
+def test_the_message_of_a_refusal_holds_the_command_and_its_words(files: Files, tmp_path: Path) -> None:
+    message = files({"path": tmp_path / "f", "content": "x"}, validate=REFUSE)["msg"]
+    assert "unknown directive" in message
+    assert "sh -c" in message
+
+
+def test_a_write_that_fails_half_way_puts_everything_back(files: Files, old_tree: Path) -> None:
+    before = snapshot(old_tree)
+    ran = old_tree.parent / "ran"
+    failed = files(*everything(old_tree), {"path": old_tree / "missing/f", "content": ""}, validate=["touch", str(ran)])
+    assert failed["failed"] is True
+    assert f"{old_tree}/missing/f" in failed["msg"]
+    assert snapshot(old_tree) == before
+    assert not ran.exists()
+
+
+def test_what_cannot_be_given_away_does_not_stay(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    failed = files({"path": tmp_path / "f", "content": ""}, {"path": tmp_path / "d", "state": "directory"})
+    assert "not yours" in failed["msg"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("entry", [{"content": "x"}, {"state": "link", "target": "x"}], ids=["file", "link"])
+def test_what_cannot_take_its_place_leaves_nothing_behind(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: dict[str, str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert "no space left" in files({"path": tmp_path / "f", **entry})["msg"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_check_runs_only_if_something_changed_or_when_asked(files: Files, tmp_path: Path) -> None:
+    entry = {"path": tmp_path / "f", "content": "x"}
+    count = tmp_path / "count"
+    validate = ["sh", "-c", f"echo . >> {count}; echo fine"]
+    first = files(entry, validate=validate)
+    assert (first["rc"], first["stdout"], first["cmd"]) == (0, "fine\n", validate)
+    assert "rc" not in files(entry, validate=validate)
+    assert count.read_text() == ".\n"
+    assert files(entry, validate=validate, validate_always=True)["changed"] is False
+    assert count.read_text() == ".\n.\n"
+
+
+def test_a_check_that_refuses_what_was_there_before_blames_no_file(files: Files, tmp_path: Path) -> None:
+    entry = {"path": tmp_path / "f", "content": "x"}
+    files(entry)
+    refused = files(entry, validate=REFUSE, validate_always=True)
+    assert refused["failed"] is True
+    assert "no file was changed" in refused["msg"]
+    assert refused["restored"] == []
+    assert (tmp_path / "f").read_text() == "x"
+
+
+def test_check_mode_foretells_and_does_nothing(files: Files, old_tree: Path) -> None:
+    before = snapshot(old_tree)
+    ran = old_tree.parent / "ran"
+    foretold = files(*everything(old_tree), validate=["touch", str(ran)], validate_always=True, check=True)
+    assert snapshot(old_tree) == before
+    assert not ran.exists()
+    assert foretold["changed"] is True
+    done = files(*everything(old_tree))
+    assert foretold["changed_paths"] == done["changed_paths"]
+    assert foretold["diff"] == done["diff"]
+    assert files(*everything(old_tree), check=True)["changed"] is False
+
+
+def test_an_unknown_account_is_a_change_in_check_mode_and_an_error_otherwise(files: Files, tmp_path: Path) -> None:
+    for kind, option in (("user", "owner"), ("group", "group")):
+        entry = {"path": tmp_path / "f", "content": "x", option: "nobody-has-this"}
+        assert files(entry, check=True)["changed"] is True
+        refused = files(entry)
+        assert refused["failed"] is True
+        assert f"{kind} 'nobody-has-this'" in refused["msg"]
+        assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"path": "etc/f", "content": ""}, "must be absolute"),
+        ({"path": "{tmp}/../f", "content": ""}, "must be absolute"),
+        ({"path": "{tmp}/d/", "state": "directory"}, "trailing slashes"),
+        ({"path": "{tmp}/f"}, "needs 'content'"),
+        ({"path": "{tmp}/l", "state": "link"}, "needs 'target'"),
+        ({"path": "{tmp}/f", "content": "", "mode": "rw-r--r--"}, "octal"),
+        ({"path": "{tmp}/f", "content": "", "mode": "0888"}, "octal"),
+        ({"path": "{tmp}/f", "content": "", "mode": "77777"}, "octal"),
+        ({"path": "{tmp}/f", "content": "", "mode": "-1"}, "octal"),
+        ({"path": "{tmp}/full", "content": ""}, "is a directory"),
+        ({"path": "{tmp}/full", "state": "link", "target": "x"}, "is a directory"),
+        ({"path": "{tmp}/full", "state": "absent"}, "empty it first"),
+        ({"path": "{tmp}/full/kept", "state": "directory"}, "is a file"),
+        ({"path": "{tmp}/dangling", "state": "directory"}, "is a link"),
+        ({"path": "{tmp}/pipe", "content": ""}, "neither a file"),
+        ({"path": "{tmp}/first", "content": "again"}, "named twice"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_first_write(
+    files: Files,
+    tmp_path: Path,
+    entry: dict[str, str],
+    said: str,
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/kept").write_text("kept")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    asked = {**entry, "path": entry["path"].format(tmp=tmp_path)}
+    for check in (True, False):
+        refused = files({"path": tmp_path / "first", "content": "x"}, asked, check=check)
+        assert refused["failed"] is True
+        assert said in refused["msg"]
+        assert asked["path"] in refused["msg"]
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "full/kept").read_text() == "kept"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_owner_and_group_are_set_kept_in_step_and_put_back(files: Files, tmp_path: Path) -> None:
+    entries = (
+        {"path": tmp_path / "d", "state": "directory", "owner": "daemon", "group": "daemon"},
+        {"path": tmp_path / "f", "content": "x", "owner": "root", "group": "daemon", "mode": "0640"},
+    )
+    files(*entries)
+    directory, file = (tmp_path / "d").stat(), (tmp_path / "f").stat()
+    assert directory.st_uid == directory.st_gid == file.st_gid != 0
+    assert file.st_uid == 0
+    assert files(*entries)["changed"] is False
+
+    os.chown(tmp_path / "f", 12, 13)
+    refused = files(*entries, validate=REFUSE)
+    assert refused["restored"] == [str(tmp_path / "f")]
+    put_back = (tmp_path / "f").stat()
+    assert (put_back.st_uid, put_back.st_gid) == (12, 13)
+    files(*entries)
+    assert (tmp_path / "f").stat().st_uid == 0

@@ -1,0 +1,323 @@
+"""The files that asgi_service writes, rendered by Ansible as in the role, with its defaults."""
+
+from __future__ import annotations
+
+import configparser
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Unit = dict[str, dict[str, list[str]]]
+Render = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def render() -> Render:
+    """Render a template of asgi_service with the role's own variables, `variables` on top."""
+    role = ROOT / "roles/asgi_service"
+    loader = DataLoader()
+    own: dict[str, Any] = {}
+    for name in ("defaults/main.yml", "vars/main.yml"):
+        own |= loader.load_from_file(str(role / name), trusted_as_template=True)
+    done: dict[str, str] = {}
+
+    def run(template: str, **variables: Any) -> str:
+        # Most tests compare with what the defaults give.
+        key = repr((template, variables))
+        if key not in done:
+            done[key] = rendered(template, variables)
+        return done[key]
+
+    def rendered(template: str, variables: dict[str, Any]) -> str:
+        merged = own | {
+            "asgi_app": "shop",
+            "asgi_import_path": "shop.main:app",
+            "ansible_search_path": [str(role)],
+            **variables,
+        }
+        expression = f"{{{{ lookup('ansible.builtin.template', '{template}') }}}}"
+        return str(Templar(loader=loader, variables=merged).template(trust_as_template(expression)))
+
+    return run
+
+
+def parse(text: str) -> Unit:
+    """Read a unit file: each section's directives with all their values, in order, continued lines joined."""
+    unit: Unit = defaultdict(lambda: defaultdict(list))
+    section = ""
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            name, separator, value = line.partition("=")
+            assert separator, f"no directive: {line!r}"
+            unit[section][name].append(" ".join(value.split()))
+    return unit
+
+
+@pytest.fixture
+def service(render: Render) -> Callable[..., dict[str, list[str]]]:
+    return lambda **variables: parse(render("slot.service.j2", **variables))["Service"]
+
+
+Service = Callable[..., dict[str, list[str]]]
+
+# What the sandbox consists of. `false` has to leave out all of it.
+SANDBOX = {
+    "ProtectSystem": ["strict"],
+    "ProtectHome": ["true"],
+    "PrivateTmp": ["true"],
+    "PrivateDevices": ["true"],
+    "ProtectProc": ["invisible"],
+    "ProcSubset": ["pid"],
+    "ProtectKernelTunables": ["true"],
+    "ProtectKernelModules": ["true"],
+    "ProtectControlGroups": ["true"],
+    "NoNewPrivileges": ["true"],
+    "CapabilityBoundingSet": [""],
+    "AmbientCapabilities": [""],
+    "RestrictSUIDSGID": ["true"],
+    "RestrictNamespaces": ["true"],
+    "MemoryDenyWriteExecute": ["true"],
+    "SystemCallFilter": ["@system-service", "~@privileged @resources", "@chown"],
+    "SystemCallArchitectures": ["native"],
+    "RestrictAddressFamilies": ["AF_UNIX AF_INET AF_INET6"],
+}
+
+
+def test_gunicorn_runs_the_release_of_its_slot(service: Service) -> None:
+    unit = service(asgi_service_workers=4)
+    release = "/opt/shop/slots/%i/release"
+    command = "python -m gunicorn --config /etc/shop/gunicorn.conf.py shop.main:app"
+    assert unit["ExecStart"] == [f"{release}/.venv/bin/{command}"]
+    assert unit["WorkingDirectory"] == [f"{release}/app"]
+    assert unit["Type"] == ["notify"]
+    assert (unit["User"], unit["Group"]) == (["shop"], ["shop"])
+    assert unit["EnvironmentFile"] == ["/etc/shop/env"]
+
+
+def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
+    unit = service(
+        asgi_service_server="uvicorn",
+        asgi_service_workers=3,
+        asgi_service_keepalive=7,
+        asgi_service_backlog=99,
+        asgi_service_graceful_timeout=11,
+        asgi_service_log_level="warning",
+        asgi_service_access_log=True,
+    )
+    (command,) = unit["ExecStart"]
+    words = command.split()
+    assert words[:3] == ["/opt/shop/slots/%i/release/.venv/bin/python", "-m", "uvicorn"]
+    assert words[-1] == "shop.main:app"
+    for option, value in (
+        ("--fd", "3"),
+        ("--workers", "3"),
+        ("--timeout-keep-alive", "7"),
+        ("--backlog", "99"),
+        ("--timeout-graceful-shutdown", "11"),
+        ("--log-level", "warning"),
+    ):
+        assert words[words.index(option) + 1] == value
+    assert "--access-log" in words
+    assert "--no-access-log" in service(asgi_service_server="uvicorn")["ExecStart"][0].split()
+    # uvicorn does not tell systemd when it is up.
+    assert unit["Type"] == ["exec"]
+    assert "gunicorn" not in " ".join(unit["ExecStart"])
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+def test_a_virtual_environment_of_one_s_own_takes_the_release_s_place(service: Service, server: str) -> None:
+    unit = service(asgi_service_server=server, asgi_service_virtualenv="/srv/venv", asgi_service_directory="/srv/code")
+    assert unit["ExecStart"][0].startswith(f"/srv/venv/bin/python -m {server} ")
+    assert unit["WorkingDirectory"] == ["/srv/code"]
+
+
+def test_the_accounts_are_those_that_were_asked_for(service: Service, render: Render) -> None:
+    unit = service(asgi_account_user="web", asgi_account_group="www")
+    assert (unit["User"], unit["Group"]) == (["web"], ["www"])
+    unit = service(asgi_service_user="svc")
+    assert (unit["User"], unit["Group"]) == (["svc"], ["svc"])
+    socket = parse(render("slot.socket.j2", asgi_service_socket_group="nginx", asgi_service_backlog=7))["Socket"]
+    assert (socket["SocketUser"], socket["SocketGroup"], socket["SocketMode"]) == (["root"], ["nginx"], ["0660"])
+    assert socket["Backlog"] == ["7"]
+
+
+def test_a_process_that_hangs_is_killed_after_the_graceful_time(service: Service) -> None:
+    for given in (20, "20"):
+        unit = service(asgi_service_graceful_timeout=given)
+        assert int(unit["TimeoutStopSec"][0]) > 20
+
+
+def test_systemd_does_not_give_up_before_the_boot_timeout(service: Service) -> None:
+    for given in (120, "120"):
+        assert int(service(asgi_service_boot_timeout=given)["TimeoutStartSec"][0]) >= 120
+
+
+def test_a_slot_notes_what_it_is_started_with(service: Service) -> None:
+    """asgi_rollout compares these files with the note to see whether the slot is out of date."""
+    (command,) = service()["ExecStartPre"]
+    assert command.startswith("+"), "the service's user cannot write there"
+    assert command.endswith(">/run/shop/%i.started'")
+    for path in ("/etc/systemd/system/shop@.service", "/etc/shop/gunicorn.conf.py", "/etc/shop/env"):
+        assert f" {path}" in command
+
+
+def test_what_the_slots_share_is_no_runtime_directory(service: Service) -> None:
+    """systemd removes a RuntimeDirectory= when its unit stops; the other slot must not lose its socket by that."""
+    for directory in service()["RuntimeDirectory"][0].split():
+        assert directory.startswith("shop/%i")
+
+
+def test_the_sandbox_is_on_unless_switched_off(service: Service) -> None:
+    confined = service()
+    assert {name: confined[name] for name in SANDBOX} == SANDBOX
+    free = service(asgi_service_sandbox=False)
+    for name in SANDBOX:
+        assert name not in free
+    # Nothing else depends on it.
+    assert {name: confined[name] for name in free} == free
+    assert set(free) > {"ExecStart", "User", "Restart", "LimitNOFILE", "StateDirectory", "UMask"}
+
+
+@pytest.mark.parametrize(
+    ("switch", "changes"),
+    [
+        ({"asgi_service_sandbox_jit": True}, {"MemoryDenyWriteExecute": None}),
+        ({"asgi_service_sandbox_proc": True}, {"ProtectProc": None, "ProcSubset": None}),
+        ({"asgi_service_sandbox_readable_homes": True}, {"ProtectHome": ["read-only"]}),
+        ({"asgi_service_sandbox_writable_paths": ["/srv/a", "/srv/b"]}, {"ReadWritePaths": ["/srv/a /srv/b"]}),
+        (
+            {"asgi_service_sandbox_system_calls": ["mbind", "@resources"]},
+            {"SystemCallFilter": ["@system-service", "~@privileged @resources", "@chown mbind @resources"]},
+        ),
+        (
+            {"asgi_service_sandbox_address_families": ["AF_UNIX", "AF_NETLINK"]},
+            {"RestrictAddressFamilies": ["AF_UNIX AF_NETLINK"]},
+        ),
+        ({"asgi_service_sandbox_address_families": []}, {"RestrictAddressFamilies": ["none"]}),
+        ({"asgi_service_memory_max": "512M"}, {"MemoryMax": ["512M"]}),
+        ({"asgi_service_tasks_max": 9}, {"TasksMax": ["9"]}),
+        ({"asgi_service_open_files": 1024}, {"LimitNOFILE": ["1024"]}),
+    ],
+)
+def test_a_switch_changes_what_it_says_and_nothing_else(
+    service: Service, switch: dict[str, Any], changes: dict[str, list[str] | None]
+) -> None:
+    expected = {**service(), **changes}
+    assert dict(service(**switch)) == {name: value for name, value in expected.items() if value is not None}
+
+
+@pytest.mark.parametrize("switch", ["sandbox", "sandbox_jit", "sandbox_proc", "sandbox_readable_homes"])
+def test_a_switch_understands_the_words_of_the_command_line(service: Service, switch: str) -> None:
+    """What --extra-vars name=value gives is text, and the text 'false' is true to Jinja."""
+    name = f"asgi_service_{switch}"
+    assert service(**{name: "false"}) == service(**{name: False})
+    assert service(**{name: "true"}) == service(**{name: True})
+
+
+def test_without_a_memory_limit_there_is_no_directive(service: Service) -> None:
+    assert "MemoryMax" not in service()
+
+
+def test_the_units_are_well_formed(render: Render) -> None:
+    for template in ("slot.service.j2", "slot.socket.j2"):
+        for server in ("gunicorn", "uvicorn"):
+            text = render(template, asgi_service_server=server)
+            configparser.RawConfigParser(strict=False, delimiters=("=",)).read_string(text.replace("\\\n", " "))
+            assert "{{" not in text
+            assert "{%" not in text
+            assert text.endswith("\n")
+            assert set(parse(text)) - {"Unit", "Install"} in ({"Service"}, {"Socket"})
+    unit = parse(render("slot.service.j2"))
+    assert unit["Install"]["WantedBy"] == ["multi-user.target"]
+    assert unit["Unit"]["Requires"] == ["shop@%i.socket"]
+    socket = parse(render("slot.socket.j2"))
+    assert socket["Install"]["WantedBy"] == ["sockets.target"]
+    assert socket["Socket"]["ListenStream"] == ["/run/shop/%i.sock"]
+
+
+class Worker:
+    """Takes the place of the worker class that the role puts on the host, where gunicorn and uvicorn are."""
+
+
+@pytest.fixture
+def settings(render: Render, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """gunicorn's configuration as gunicorn reads it, which is by running it."""
+
+    def run(**variables: Any) -> dict[str, Any]:
+        handover = ModuleType("asgi_handover")
+        vars(handover).update(HandoverWorker=type("HandoverWorker", (Worker,), {}), on_starting=lambda _server: None)
+        monkeypatch.setitem(sys.modules, "asgi_handover", handover)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        found: dict[str, Any] = {}
+        text = render("gunicorn.conf.py.j2", **variables)
+        exec(compile(text, "gunicorn.conf.py", "exec"), found)  # noqa: S102 - this is how gunicorn reads it
+        return found
+
+    return run
+
+
+Settings = Callable[..., dict[str, Any]]
+
+
+def test_gunicorn_s_configuration_is_python_with_the_values_in_it(settings: Settings) -> None:
+    found = settings(
+        asgi_service_workers=5,
+        asgi_service_timeout=61,
+        asgi_service_graceful_timeout=31,
+        asgi_service_keepalive=6,
+        asgi_service_backlog=100,
+        asgi_service_log_level="debug",
+        asgi_service_access_log=True,
+        asgi_service_ready_path="/health?deep=1",
+    )
+    expected = {
+        "workers": 5,
+        "timeout": 61,
+        "graceful_timeout": 31,
+        "keepalive": 6,
+        "backlog": 100,
+        "loglevel": "debug",
+        "accesslog": "-",
+        "errorlog": "-",
+        "proc_name": "shop",
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    assert issubclass(found["worker_class"], Worker)
+    assert found["worker_class"].ready_path == "/health?deep=1"
+    # The socket is systemd's: gunicorn must not bind one of its own.
+    assert "bind" not in found
+    # Nobody but nginx can connect, and it overwrites these headers.
+    assert found["forwarded_allow_ips"] == "*"
+
+
+def test_the_access_log_is_off_by_default(settings: Settings) -> None:
+    assert settings()["accesslog"] is None
+    assert settings(asgi_service_access_log="false")["accesslog"] is None
+    assert settings(asgi_service_access_log="true")["accesslog"] == "-"
+
+
+def test_workers_that_are_renewed_are_not_renewed_all_at_once(settings: Settings) -> None:
+    assert "max_requests" not in settings()
+    for given in (1000, "1000"):
+        found = settings(asgi_service_max_requests=given)
+        assert found["max_requests"] == 1000
+        assert found["max_requests_jitter"] >= 250
+
+
+def test_the_live_socket_leads_through_the_live_link(render: Render) -> None:
+    lines = [line.split() for line in render("tmpfiles.conf.j2").splitlines() if not line.startswith("#")]
+    assert lines == [
+        ["d", "/run/shop", "0755", "root", "root", "-"],
+        ["L+", "/run/shop/live.sock", "-", "-", "-", "-", "/opt/shop/slots/live/socket"],
+    ]
