@@ -66,19 +66,19 @@ class Reload:
         if not self.old:
             raise ReloadError(f"the process {self.master} has no workers, so the signal would end it")
         # How many there were says nothing: some may still drain, others never booted, and the new settings may ask for fewer.
-        self.progress.workers = max(1, self.progress.workers)
+        wanted = max(1, self.progress.workers)
         begun = host.clock()
         try:
             host.kill(self.master, self.signal)
-            while not self.adopted(begun + self.timeout - host.clock()):
+            while not self.adopted(begun + self.timeout - host.clock(), wanted):
                 if host.clock() - begun > self.timeout:
                     raise ReloadError(f"the new workers did not take over within {self.timeout:g} s: {self.summary()}")
                 host.sleep(0.1)
         finally:
             self.seconds = round(host.clock() - begun, 2)
 
-    def adopted(self, remaining: float) -> bool:
-        """Look once; return whether the new generation has taken over."""
+    def adopted(self, remaining: float, wanted: int) -> bool:
+        """Look once; return whether the new generation, of at least `wanted` workers, has taken over."""
         host = self.host
         if self.main_pid() != self.master or not host.alive(self.master):
             raise ReloadError(f"the master {self.master} ended during the reload")
@@ -86,6 +86,7 @@ class Reload:
         self.new = [pid for pid in current if pid not in self.old]
         remaining_old = [pid for pid in current if pid in self.old]
         self.progress.forget(self.new)
+        self.progress.workers = max(wanted, len(self.new))
         if not self.new:
             return False
         inodes = host.listening(self.master, self.target.socket) if self.target.socket else set()
@@ -95,14 +96,13 @@ class Reload:
             # While an old worker accepts, it may be the one that answers; that says nothing about the new ones.
             if answer.pid in self.new or (alone and not answer.traced):
                 self.progress.note(answer)
-        every = not self.progress.traced or self.progress.ready >= set(self.new)
-        return alone and every and self.progress.complete
+        return alone and self.progress.complete
 
     def probe(self, pids: list[int], timeout: float) -> list[Answer]:
         first = self.target.ask(timeout, [*pids, self.master])
         if first.status not in self.progress.accepted:
             return [first]
-        return [first, *ask_many(2 * max(self.progress.workers, len(self.new)), lambda: self.target.ask(timeout, [*pids, self.master]))]
+        return [first, *ask_many(2 * self.progress.workers, lambda: self.target.ask(timeout, [*pids, self.master]))]
 
     def summary(self) -> str:
         left = [pid for pid in self.old if self.host.alive(pid) and pid not in self.draining]

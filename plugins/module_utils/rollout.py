@@ -3,8 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Replace what an application runs: by a reload, through its idle slot, or by a restart behind its socket.
 
-Everything is derived from what is on the host at that moment: the live link, the units, what a slot was started with. So a run
-that was cut off at any point needs no repair of its own; the next one looks again and does the rest.
+Everything is derived from what is on the host at that moment: the live link, the units, the settings of each slot. So a run that
+was cut off at any point needs no repair of its own; the next one looks again and does the rest.
+
+A slot has its own copy of all that it is started with. What is written for the next start, or was tried in the other slot, cannot
+reach it, not even by way of a crash or a reboot.
 """
 
 from __future__ import annotations
@@ -22,16 +25,19 @@ from .readiness import Answer, Progress, Target, ask_many
 from .reload import Reload, ReloadError
 from .slots import (
     SLOTS,
+    UNITS,
     Layout,
     append_history,
-    changed_inputs,
+    changed_settings,
+    copy_settings,
     is_complete,
+    kept_settings,
     other,
     previous_release,
     read_history,
     read_link,
-    record_inputs,
     replace_link,
+    sync_directory,
 )
 from .units import Systemd, UnitError
 
@@ -125,7 +131,7 @@ class Rollout:
     def state(self, slot: str) -> dict[str, str]:
         return self.systemd.show(
             self.layout.service_unit(slot),
-            "ActiveState,SubState,LoadState,MainPID,NRestarts,Result,NeedDaemonReload",
+            "ActiveState,SubState,MainPID,NRestarts,Result",
         )
 
     def units(self, slot: str) -> tuple[str, str]:
@@ -166,6 +172,18 @@ class Rollout:
         if self.release and not is_complete(self.release):
             raise RolloutError(f"{self.release} is not a complete release. Build it first, with the role asgi_release.")
 
+    def choose_settings(self, slot: str) -> str:
+        """Return the directory with the settings that `slot` is to be started with, '' for those that it has.
+
+        The way back never brings settings live that have not been live: a slot that has run the release has what it ran with then,
+        and otherwise those of the live slot are known to be good.
+        """
+        live = self.live_slot()
+        if not self.params["rollback"]:
+            return self.layout.next
+        kept = self.layout.release_of(slot) == os.path.realpath(self.release) and not os.path.exists(self.layout.unproven(slot))
+        return "" if slot == live or kept else self.layout.settings(live)
+
     def plan(self) -> Plan:
         """Return what has to be done for the live slot to run what is wanted, by the strategy that was asked for."""
         live = self.live_slot()
@@ -174,20 +192,23 @@ class Rollout:
             return Plan("rollout", SLOTS[0], "nothing is live yet")
         active = self.state(live)["ActiveState"]
         same_release = not self.release or os.path.realpath(self.layout.release_link(live)) == os.path.realpath(self.release)
-        changed = changed_inputs(self.layout.started(live))
+        # The way back is one to another release; new settings are not brought in by it.
+        changed = [] if self.params["rollback"] else changed_settings(self.layout, live)
+        unproven = os.path.exists(self.layout.unproven(live))
         if not same_release:
             reason = "another release"
         elif active != "active":
             reason = f"the live slot {live} is {active}"
-        elif changed is None:
-            reason = f"it is not known what slot {live} was started with"
+        elif unproven:
+            reason = f"an earlier run was cut off while it replaced what slot {live} runs"
         elif changed:
             reason = f"changed since slot {live} was started: {', '.join(changed)}"
         else:
             reason = ""
 
+        reloadable = same_release and active == "active" and not unproven and all(map(is_server_config, changed))
         if strategy == "reload":
-            if not same_release or active != "active" or changed is None or not all(map(is_server_config, changed)):
+            if not reloadable:
                 raise RolloutError(f"strategy is reload, but {reason}, which takes a new process. Use auto or rollout.")
             return Plan("reload", live, "asked for")
         if not reason:
@@ -195,7 +216,6 @@ class Rollout:
             return Plan("settle" if left else "nothing", live, "; ".join(left) or "the live slot runs what is wanted")
         if strategy == "restart":
             return Plan("restart", live, reason)
-        reloadable = same_release and active == "active" and changed is not None and all(map(is_server_config, changed))
         if strategy == "auto" and reloadable and not self.obstacles(live):
             return Plan("reload", live, reason)
         return Plan("rollout", other(live), reason)
@@ -276,12 +296,12 @@ class Rollout:
         """Start `slot` on the wanted release and wait until it is ready; stop it again and raise RolloutError if it is not."""
         layout = self.layout
         with self.steps.step("boot"):
-            self.point(slot, self.release)
-            self.refresh_units(slot)
+            self.fill(slot)
             self.systemd.call("start", layout.socket_unit(slot))
             self.systemd.call("start", "--no-block", layout.service_unit(slot))
         with self.steps.step("ready"):
             self.wait_ready(slot)
+        self.mark(slot, False)
 
     def abandon(self, slot: str, error: Exception) -> RolloutError:
         """Stop the slot that did not make it, and return the error that says why."""
@@ -293,17 +313,39 @@ class Rollout:
         kept = "The live slot serves on as before." if self.live_slot() else "Nothing was live before, and nothing is now."
         return RolloutError(self.explain(slot, f"{error} {kept}", journal), journal=journal)
 
+    def mark(self, slot: str, on: bool) -> None:
+        """Note on disk that a slot is being given something that it has not been ready with, or that this is over."""
+        path = self.layout.unproven(slot)
+        if on:
+            with open(path, "wb"):
+                pass
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        sync_directory(os.path.dirname(path))
+
+    def fill(self, slot: str) -> None:
+        """Put the wanted release and its settings into a slot. Only ever done to a slot that does not run, but for a restart."""
+        settings = self.choose_settings(slot)
+        self.mark(slot, True)
+        self.point(slot, self.release)
+        if settings:
+            self.give_settings(settings, slot)
+
+    def give_settings(self, settings: str, slot: str) -> None:
+        if copy_settings(settings, self.layout, slot):
+            self.systemd.call("daemon-reload")
+
     def point(self, slot: str, release: str) -> None:
-        """Put a release into a slot. Only ever done to a slot that does not run, but for a restart."""
         link = self.layout.release_link(slot)
         if release:
             replace_link(link, os.path.relpath(release, os.path.dirname(link)))
         if read_link(self.layout.socket_link(slot)) != self.layout.socket(slot):
             replace_link(self.layout.socket_link(slot), self.layout.socket(slot))
 
-    def refresh_units(self, slot: str) -> None:
-        if self.state(slot)["NeedDaemonReload"] == "yes":
-            self.systemd.call("daemon-reload")
+    def has_units(self, slot: str) -> bool:
+        """Return whether a slot has ever been filled. Of units without a file systemctl does not even say that they are stopped."""
+        return all(os.path.exists(self.layout.unit_file(slot, kind)) for kind in UNITS)
 
     def free(self, slot: str) -> None:
         """Stop whatever runs in the idle slot, after an earlier drain had its time."""
@@ -319,6 +361,8 @@ class Rollout:
             self.systemd.call("reset-failed", self.layout.socket_unit(slot), self.layout.service_unit(slot))
 
     def stop(self, slot: str) -> None:
+        if not self.has_units(slot):
+            return
         # The socket first, or a connection that comes in between would start the service again.
         self.systemd.call("stop", self.layout.socket_unit(slot), self.layout.service_unit(slot))
 
@@ -370,6 +414,7 @@ class Rollout:
     def flip_back(self, old: str) -> None:
         self.action = "flip back"
         self.flipped = False
+        self.mark(other(old), True)
         with self.steps.step("flip back"):
             if self.state(old)["ActiveState"] != "active":
                 self.systemd.call("start", self.layout.socket_unit(old), self.layout.service_unit(old))
@@ -380,36 +425,38 @@ class Rollout:
     def restart(self, slot: str) -> None:
         """Replace the process in the live slot. Its socket stays, so whoever connects in the meantime waits and is not refused."""
         before = self.release_of(slot)
-        self.refresh_units(slot)
-        try:
-            with self.steps.step("restart"):
-                # The link will be ahead of the process. A run that is cut off here must not be taken for done by the next one.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.layout.started(slot))
-                self.point(slot, self.release)
-                with contextlib.suppress(UnitError):
-                    self.systemd.call("reset-failed", self.layout.service_unit(slot))
-                self.systemd.call("restart", self.layout.service_unit(slot))
-            with self.steps.step("ready"):
-                self.wait_ready(slot)
-        except (RolloutError, UnitError) as error:
-            journal = self.journal(slot)
-            with self.steps.step("restart the old release"):
-                self.point(slot, before)
-                with contextlib.suppress(UnitError):
-                    self.systemd.call("reset-failed", self.layout.service_unit(slot))
-                self.systemd.call("restart", self.layout.service_unit(slot))
-            message = self.explain(slot, f"{error} The slot was started again on what it ran before.", journal)
-            raise RolloutError(message, journal=journal) from None
+        with kept_settings(self.layout, slot) as kept:
+            try:
+                with self.steps.step("restart"):
+                    self.fill(slot)
+                    self.restart_service(slot)
+                with self.steps.step("ready"):
+                    self.wait_ready(slot)
+            except (RolloutError, UnitError, OSError) as error:
+                journal = self.journal(slot)
+                with self.steps.step("restart the old release"):
+                    self.point(slot, before)
+                    self.give_settings(kept, slot)
+                    self.restart_service(slot)
+                    self.mark(slot, False)
+                message = self.explain(slot, f"{error} The slot was started again on what it ran before.", journal)
+                raise RolloutError(message, journal=journal) from None
+        self.mark(slot, False)
         with self.steps.step("settle"):
             self.settle(slot)
 
+    def restart_service(self, slot: str) -> None:
+        with contextlib.suppress(UnitError):
+            self.systemd.call("reset-failed", self.layout.service_unit(slot))
+        self.systemd.call("restart", self.layout.service_unit(slot))
+
     def reload(self, slot: str) -> None:
-        """Have the live slot's server replace its workers."""
+        """Have the live slot's server replace its workers, with its configuration as it is wanted now."""
         obstacles = self.obstacles(slot)
         if obstacles:
             raise RolloutError(f"a reload cannot do this job: {'; '.join(obstacles)}. Use strategy auto or rollout.")
         master = int(self.state(slot)["MainPID"])
+        changed = changed_settings(self.layout, slot)
         self.progress = self.fresh_progress()
         self.reloaded = Reload(
             master=master,
@@ -418,13 +465,23 @@ class Rollout:
             progress=self.progress,
             timeout=self.params["boot_timeout"],
         )
-        try:
-            with self.steps.step("reload"):
-                self.reloaded.run()
-        except ReloadError as error:
-            journal = self.journal(slot)
-            raise RolloutError(self.explain(slot, f"{error}. The old workers serve on.", journal), journal=journal) from None
-        record_inputs(self.layout.started(slot))
+        with kept_settings(self.layout, slot) as kept:
+            self.mark(slot, True)
+            if changed:
+                self.give_settings(self.layout.next, slot)
+            try:
+                with self.steps.step("reload"):
+                    self.reloaded.run()
+            except ReloadError as error:
+                journal = self.journal(slot)
+                if changed:
+                    self.give_settings(kept, slot)
+                    with contextlib.suppress(OSError):
+                        # Or it would go on trying with the new ones, which the next start of it would not find.
+                        os.kill(master, self.reloaded.signal)
+                self.mark(slot, False)
+                raise RolloutError(self.explain(slot, f"{error}. The old workers serve on.", journal), journal=journal) from None
+        self.mark(slot, False)
 
     def enable(self, slot: str, on: bool) -> None:
         # Without a reload: only the next boot reads this.
@@ -435,7 +492,8 @@ class Rollout:
         """Make the boot agree with the live link, and let the other slot drain and stop."""
         idle = other(live)
         self.enable(live, True)
-        self.enable(idle, False)
+        if self.has_units(idle):
+            self.enable(idle, False)
         if not self.running(self.layout.service_unit(idle)):
             self.stop(idle)
         elif not self.draining(idle):

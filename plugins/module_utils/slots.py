@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 SLOTS = ("blue", "green")
+# The units of a slot, by their kind; and the names of their files among the settings.
+UNITS = ("service", "socket")
 
 
 class LockedError(Exception):
@@ -62,8 +64,21 @@ class Layout:
     def socket(self, slot: str) -> str:
         return f"{self.root}/run/{self.app}/{slot}.sock"
 
-    def started(self, slot: str) -> str:
-        return f"{self.root}/run/{self.app}/{slot}.started"
+    @property
+    def next(self) -> str:
+        """The directory with the settings for whatever is started next: files of the server and the app, and the two units."""
+        return f"{self.root}/etc/{self.app}/next"
+
+    def settings(self, slot: str) -> str:
+        """The directory with the settings that a slot was started with: a copy of `next` from that time."""
+        return f"{self.root}/etc/{self.app}/{slot}"
+
+    def unproven(self, slot: str) -> str:
+        """The mark of a slot that was given something to run and has not yet been ready with it."""
+        return f"{self.slots}/{slot}/unproven"
+
+    def unit_file(self, slot: str, kind: str) -> str:
+        return f"{self.root}/etc/systemd/system/{self.app}@{slot}.{kind}"
 
     def service_unit(self, slot: str) -> str:
         return f"{self.app}@{slot}.service"
@@ -117,50 +132,91 @@ def replace_link(path: str, target: str) -> None:
         os.unlink(temporary)
     os.symlink(target, temporary)
     os.replace(temporary, path)
-    handle = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """Make what was renamed in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def digest_of(path: str) -> str:
-    """Return the SHA-256 of a file in hexadecimal, '' if it cannot be read."""
+def contents(path: str) -> bytes | None:
+    """Return what is in a file, None if it is not there."""
     try:
         with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
-def recorded_inputs(started: str) -> dict[str, str]:
-    """Return the files that a slot was started with and their digests, empty if that is not known.
-
-    `started` holds lines as sha256sum(1) prints them; the unit writes it before each start.
-    """
-    try:
-        with open(started, encoding="utf-8") as stream:
-            pairs = [line.rstrip("\n").split("  ", 1) for line in stream if "  " in line]
-    except OSError:
-        return {}
-    return {path: digest for digest, path in pairs}
-
-
-def changed_inputs(started: str) -> list[str] | None:
-    """Return the files that differ from what a slot was started with, None if that is not known."""
-    recorded = recorded_inputs(started)
-    if not recorded:
+            return stream.read()
+    except FileNotFoundError:
         return None
-    return [path for path, digest in recorded.items() if digest_of(path) != digest]
 
 
-def record_inputs(started: str) -> None:
-    """Note that a slot runs with its files as they are now, as after a reload."""
-    lines = [f"{digest_of(path)}  {path}\n" for path in recorded_inputs(started)]
-    temporary = f"{started}.new"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-        stream.writelines(lines)
-    os.replace(temporary, started)
+def changed_settings(layout: Layout, slot: str) -> list[str]:
+    """Return the files in which the settings of a slot differ from those for the next start, by their paths among the latter."""
+    names = {name for directory in (layout.next, layout.settings(slot)) if os.path.isdir(directory) for name in os.listdir(directory)}
+    changed = []
+    for name in sorted(names):
+        wanted = contents(f"{layout.next}/{name}")
+        places = [f"{layout.settings(slot)}/{name}"] + ([layout.unit_file(slot, name)] if name in UNITS else [])
+        if any(contents(place) != wanted for place in places):
+            changed.append(f"{layout.next}/{name}")
+    return changed
+
+
+def copy_file(source: str, target: str) -> bool:
+    """Make `target` a copy of `source` with its owner and mode, atomically; return whether its content changed."""
+    if contents(source) == contents(target):
+        return False
+    temporary = f"{target}.new"
+    status = os.stat(source)
+    with open(source, "rb") as old, open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
+        os.fchown(new.fileno(), status.st_uid, status.st_gid)
+        os.fchmod(new.fileno(), status.st_mode & 0o7777)
+        shutil.copyfileobj(old, new)
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(temporary, target)
+    return True
+
+
+def copy_settings(source: str, layout: Layout, slot: str) -> bool:
+    """Give a slot the settings in the directory `source`; return whether systemd has to read its units again."""
+    target = layout.settings(slot)
+    # Raises where there is none, before anything is made.
+    status = os.stat(source)
+    os.makedirs(target, mode=0o700, exist_ok=True)
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, status.st_mode & 0o7777)
+    names = os.listdir(source)
+    for name in names:
+        copy_file(f"{source}/{name}", f"{target}/{name}")
+    for name in set(os.listdir(target)) - set(names):
+        os.unlink(f"{target}/{name}")
+    units = [copy_file(f"{target}/{kind}", layout.unit_file(slot, kind)) for kind in UNITS]
+    for directory in (target, os.path.dirname(layout.unit_file(slot, UNITS[0]))):
+        sync_directory(directory)
+    return any(units)
+
+
+@contextlib.contextmanager
+def kept_settings(layout: Layout, slot: str) -> Iterator[str]:
+    """Keep a copy of a slot's settings for a while; the value is its directory."""
+    source = layout.settings(slot)
+    kept = f"{source}.before"
+    # An earlier process may have been killed in here.
+    shutil.rmtree(kept, ignore_errors=True)
+    os.mkdir(kept, mode=0o700)
+    status = os.stat(source)
+    os.chown(kept, status.st_uid, status.st_gid)
+    os.chmod(kept, status.st_mode & 0o7777)
+    for name in os.listdir(source):
+        copy_file(f"{source}/{name}", f"{kept}/{name}")
+    try:
+        yield kept
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def read_history(path: str) -> list[dict[str, Any]]:

@@ -93,6 +93,11 @@ draining:
   description: Whether the other slot still serves connections from before.
   returned: always
   type: bool
+pending:
+  description: The files with settings that the live slot does not run with, since they were written after it was started.
+  returned: always
+  type: list
+  elements: str
 previous:
   description: The ID of the release that a rollback would go back to, empty if there is none.
   returned: always
@@ -126,6 +131,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Ta
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import proportional_memory
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
+    changed_settings,
     is_complete,
     other,
     previous_release,
@@ -152,6 +158,7 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
         "answer": "",
         "ready": False,
         "draining": False,
+        "pending": changed_settings(layout, live) if live else [],
         "previous": previous_release(history, release, lambda name: name in complete),
         "releases": complete,
         "withdrawn": sorted(withdrawn_releases(history) & set(complete)),

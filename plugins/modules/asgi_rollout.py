@@ -9,14 +9,15 @@ DOCUMENTATION = r"""
 module: asgi_rollout
 short_description: Boot a release in the idle slot, prove it ready and make it live
 description:
-  - Replaces what an application runs without refusing a request. The application has two slots, instances V(blue) and
-    V(green) of one systemd template. The module boots the idle one, waits until every worker of it has answered the ready
+  - Replaces what an application runs without refusing a request. The application has two slots, the units C(APP@blue) and
+    C(APP@green). The module boots the idle one, waits until every worker of it has answered the ready
     check on the slot's own socket, and renames one symbolic link, C(/opt/APP/slots/live), which decides where new requests
     go and what is started after a reboot. The old slot then drains in the background and is stopped.
   - Whatever goes wrong before the link is renamed leaves the live slot as it was, stops the idle one, and fails with the end
     of that slot's journal in the message.
-  - Does nothing when the live slot runs the wanted release and was started with the unit, configuration and environment
-    that are on disk.
+  - A slot has its own copy, C(/etc/APP/SLOT), of all that it is started with besides the release. The module makes it from
+    C(/etc/APP/next), and installs the two units from there. So nothing that was only tried can reach the live slot.
+  - Does nothing when the live slot runs the wanted release with the settings that are in C(/etc/APP/next).
   - Where a reload of the live slot is enough, O(strategy=auto) takes that way. Where two slots do not fit into the memory,
     O(strategy=restart) replaces the process behind its socket, and clients wait for as long as the application boots.
   - An interrupted run harms nothing. The link is the only truth; the next run puts the rest in order.
@@ -25,19 +26,21 @@ author:
   - steadfast.asgi contributors (@steadfast-asgi)
 options:
   app:
-    description: The application's name. The slots are the units C(APP@blue) and C(APP@green).
+    description: The application's name.
     type: str
     required: true
   release:
     description:
       - Absolute path of the release to make live, as M(steadfast.asgi.asgi_release) returns it.
       - Without it the slots run something that is not a release (a virtual environment of your own), and the module only
-        replaces the process, where its unit, configuration or environment changed or it does not run.
+        replaces the process, where its settings changed or it does not run.
     type: path
   rollback:
     description:
       - Go back to O(release), or, without it, to the last release that was live before the present one. That is read from the
         application's history, C(/opt/APP/history.jsonl).
+      - A slot that has run that release is started with the settings that it had then, another one with those of the live slot.
+        What is in C(/etc/APP/next) waits for the next deployment.
       - The release that was live is withdrawn by this. A later rollback passes over it until it is deployed again.
     type: bool
     default: false
@@ -244,8 +247,8 @@ def main() -> None:
     try:
         if module.check_mode:
             module.exit_json(**rollout.preview())
-        if rollout.systemd.show(rollout.layout.service_unit(SLOTS[0]), "LoadState")["LoadState"] != "loaded":
-            raise RolloutError(f"there is no unit {module.params['app']}@.service on this host. Apply the role asgi_service first.")
+        if not os.path.isfile(f"{rollout.layout.next}/service"):
+            raise RolloutError(f"there is no {rollout.layout.next}/service on this host. Apply the role asgi_service first.")
         for slot in SLOTS:
             os.makedirs(f"{rollout.layout.slots}/{slot}", mode=0o755, exist_ok=True)
         survive_disconnect()

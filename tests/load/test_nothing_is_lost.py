@@ -119,6 +119,23 @@ def test_broken_code_by_reload(host: Host, way: str) -> None:
     host.settled()
 
 
+def test_a_broken_configuration_by_reload(host: Host) -> None:
+    """gunicorn itself leaves when it cannot read its configuration, and takes its workers with it."""
+    path = f"/etc/plain/{host.slot()}/gunicorn.conf.py"
+    host.execute(f"cp -p {path} /root/good.conf.py && echo 'workers = (' >>{path}")
+
+    async def act() -> None:
+        done = await in_thread(host.reload, timeout=3)
+        assert done["failed"]
+        assert "SyntaxError" in done["msg"]
+        host.execute(f"cp -p /root/good.conf.py {path}")
+        done = await in_thread(host.reload)
+        assert not done["failed"], done
+
+    lost_nothing(under_load(host, act, websockets=0))
+    host.settled()
+
+
 def test_two_deployments_at_once(host: Host) -> None:
     async def act() -> None:
         first, second = await asyncio.gather(in_thread(host.roll_out, "one", user="alice"), in_thread(host.roll_out, "one", user="bob"))

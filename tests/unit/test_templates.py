@@ -97,12 +97,12 @@ SANDBOX = {
 def test_gunicorn_runs_the_release_of_its_slot(service: Service) -> None:
     unit = service(asgi_service_workers=4)
     release = "/opt/shop/slots/%i/release"
-    command = "python -m gunicorn --config /etc/shop/gunicorn.conf.py shop.main:app"
+    command = "python -m gunicorn --config /etc/shop/%i/gunicorn.conf.py shop.main:app"
     assert unit["ExecStart"] == [f"{release}/.venv/bin/{command}"]
     assert unit["WorkingDirectory"] == [f"{release}/app"]
     assert unit["Type"] == ["notify"]
     assert (unit["User"], unit["Group"]) == (["shop"], ["shop"])
-    assert unit["EnvironmentFile"] == ["/etc/shop/env"]
+    assert unit["EnvironmentFile"] == ["/etc/shop/%i/env"]
 
 
 def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
@@ -161,15 +161,6 @@ def test_a_process_that_hangs_is_killed_after_the_graceful_time(service: Service
 def test_systemd_does_not_give_up_before_the_boot_timeout(service: Service) -> None:
     for given in (120, "120"):
         assert int(service(asgi_service_boot_timeout=given)["TimeoutStartSec"][0]) >= 120
-
-
-def test_a_slot_notes_what_it_is_started_with(service: Service) -> None:
-    """asgi_rollout compares these files with the note to see whether the slot is out of date."""
-    (command,) = service()["ExecStartPre"]
-    assert command.startswith("+"), "the service's user cannot write there"
-    assert command.endswith(">/run/shop/%i.started'")
-    for path in ("/etc/systemd/system/shop@.service", "/etc/shop/gunicorn.conf.py", "/etc/shop/env"):
-        assert f" {path}" in command
 
 
 def test_what_the_slots_share_is_no_runtime_directory(service: Service) -> None:
@@ -259,7 +250,7 @@ def settings(render: Render, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
         vars(handover).update(HandoverWorker=type("HandoverWorker", (Worker,), {}), on_starting=lambda _server: None)
         monkeypatch.setitem(sys.modules, "asgi_handover", handover)
         monkeypatch.setattr(sys, "path", list(sys.path))
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"__file__": "/etc/shop/blue/gunicorn.conf.py"}
         text = render("gunicorn.conf.py.j2", **variables)
         exec(compile(text, "gunicorn.conf.py", "exec"), found)  # noqa: S102 - this is how gunicorn reads it
         return found

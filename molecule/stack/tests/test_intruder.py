@@ -20,15 +20,17 @@ def test_the_socket_is_nginx_s_alone(host: Host, slot: str, name: str) -> None:
     assert connect(host, "www-data", name) == ""
 
 
-def test_the_environment_file_cannot_be_read(host: Host) -> None:
-    assert SECRET in host.check_output("cat /etc/notes/env")
-    assert "Permission denied" in host.run("runuser -u mallory -- cat /etc/notes/env").stderr
+@pytest.mark.parametrize("name", ["live", "next"])
+def test_the_environment_file_cannot_be_read(host: Host, slot: str, name: str) -> None:
+    path = f"/etc/notes/{slot if name == 'live' else name}/env"
+    assert SECRET in host.check_output(f"cat {path}")
+    assert "Permission denied" in host.run(f"runuser -u mallory -- cat {path}").stderr
 
 
 def test_systemd_tells_no_secret(host: Host, slot: str) -> None:
     told = host.check_output(f"runuser -u mallory -- systemctl show notes@{slot}.service notes@{slot}.socket")
     # It does tell about the service, so it would tell a secret as well.
-    assert "EnvironmentFiles=/etc/notes/env" in told
+    assert f"EnvironmentFiles=/etc/notes/{slot}/env" in told
     assert SECRET not in told
 
 

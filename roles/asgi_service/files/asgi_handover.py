@@ -70,6 +70,7 @@ class Handover(Arbiter):  # type: ignore[misc]
 
     def reload(self) -> None:
         """SIGHUP: every worker that there is becomes outgoing, and a new generation starts beside it."""
+        before = self._outgoing_age
         self._outgoing_age = self.worker_age
         self._failures = 0
         self._next_start = 0.0
@@ -78,6 +79,11 @@ class Handover(Arbiter):  # type: ignore[misc]
             super().reload()
         except _WaitedEnoughError:
             pass
+        except SystemExit:
+            # The configuration file is broken. gunicorn would leave, and everything with it.
+            self._outgoing_age = before
+            self.app.cfg = self.cfg
+            self.log.error("The configuration cannot be read; nothing is replaced, and the workers serve on")
         finally:
             self._reloading = False
 

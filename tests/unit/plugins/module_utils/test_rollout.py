@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.server
 import json
 import os
@@ -22,8 +21,9 @@ import pytest
 import yaml
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as rollout_module
+from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, copy_settings
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
 
@@ -100,6 +100,8 @@ class Host:
         self.servers: dict[str, Server] = {}
         # The release that the process in a slot has loaded, whatever the slot's link says by now.
         self.loaded: dict[str, str] = {}
+        # And its environment.
+        self.environment: dict[str, str] = {}
         self.seen: dict[str, list[tuple[str, str]]] = {"blue": [], "green": []}
         self.drain_command: list[str] = []
         self.refused: tuple[str, ...] = ()
@@ -110,10 +112,12 @@ class Host:
         self.events: list[str] = []
         self.cut_at = -1
         self.dead = False
-        for name in (f"opt/{APP}/slots/blue", f"opt/{APP}/slots/green", f"run/{APP}", "run/lock", "etc"):
+        for name in (f"opt/{APP}/slots/blue", f"opt/{APP}/slots/green", f"run/{APP}", f"etc/{APP}/next", "etc/systemd/system"):
             (root / name).mkdir(parents=True)
-        self.unit_file = root / "etc/shop@.service"
-        self.unit_file.write_text("[Service]\n")
+        self.unit_file = Path(self.layout.next) / "service"
+        for name in ("service", "socket", "gunicorn.conf.py"):
+            (Path(self.layout.next) / name).write_text(f"{name}\n")
+        self.set_environment("a")
 
     # What the tests want to know
 
@@ -122,6 +126,10 @@ class Host:
         path.mkdir(parents=True, exist_ok=True)
         (path / "release.json").write_text("{}")
         return str(path)
+
+    def set_environment(self, text: str) -> None:
+        """Write the environment for the next start, as asgi_service does."""
+        (Path(self.layout.next) / "env").write_text(text)
 
     @property
     def live(self) -> str:
@@ -197,9 +205,9 @@ class Host:
             return
         slot = unit.split("@")[1].split(".")[0]
         assert self.listens(slot) or f"{APP}@{slot}.socket" in self.enabled, "the service requires its socket"
-        digest = hashlib.sha256(self.unit_file.read_bytes()).hexdigest()
+        assert Path(self.layout.unit_file(slot, "service")).exists()
         self.loaded[slot] = self.in_slot(slot)
-        Path(self.layout.started(slot)).write_text(f"{digest}  {self.unit_file}\n")
+        self.environment[slot] = (Path(self.layout.settings(slot)) / "env").read_text()
         self.state[unit].update(self.boots_into)
         if self.boots_into.get("ActiveState", "active") == "active" and not self.boots_into:
             self.servers[slot] = Server(self.layout.socket(slot), self.status, self.seen[slot])
@@ -220,7 +228,6 @@ class Host:
             "InvocationID": "",
             "NRestarts": "0",
             "Result": "success",
-            "NeedDaemonReload": "no",
             **self.state.get(unit, {}),
         }
         return "".join(f"{name}={properties[name]}\n" for name in names)
@@ -251,6 +258,9 @@ class Host:
             known = ("start", "stop", "restart", "enable", "disable", "reset-failed", "daemon-reload")
             assert verb in known, command
             for unit in units:
+                if verb != "reset-failed" and "@" in unit and not (self.root / "etc/systemd/system" / unit).exists():
+                    # What systemctl says of a unit that has no file, and that is not loaded either.
+                    return done(code=5)
                 if verb in ("stop", "restart"):
                     self.stop(unit)
                 if verb in ("start", "restart"):
@@ -457,7 +467,10 @@ def edited(host: Host) -> None:
         (stopped, "the live slot blue is inactive"),
         (failed, "the live slot blue is failed"),
         (edited, "changed since slot blue was started: {unit}"),
-        (lambda host: os.unlink(host.layout.started("blue")), "not known what slot blue was started with"),
+        (lambda host: (Path(host.layout.settings("blue")) / "env").write_text("x"), "changed since slot blue was started: {env}"),
+        (lambda host: (Path(host.layout.settings("blue")) / "more").write_text("x"), "changed since slot blue was started: {more}"),
+        (lambda host: Path(host.layout.unit_file("blue", "socket")).write_text("x"), "changed since slot blue was started: {socket}"),
+        (lambda host: Path(host.layout.unproven("blue")).touch(), "cut off while it replaced what slot blue runs"),
         (lambda host: os.unlink(host.layout.live), "nothing is live yet"),
     ],
 )
@@ -468,7 +481,7 @@ def test_the_same_release_is_started_anew_where_that_is_needed(
     roll(release).run()
     happens(host)
     host.events.clear()
-    expected = reason.format(unit=host.unit_file)
+    expected = reason.format(unit=host.unit_file, **{name: f"{host.layout.next}/{name}" for name in ("env", "more", "socket")})
     foretold = roll(release).preview()
     assert host.events == []
     assert foretold["changed"] is True
@@ -625,12 +638,79 @@ def test_a_disk_error_leaves_the_live_slot_alone(at_rest: Host, roll: Roll) -> N
     assert at_rest.history()[-1]["release"] == "B"
 
 
-def test_units_that_changed_on_disk_are_read_before_they_are_started(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = at_rest.show
-    monkeypatch.setattr(at_rest, "show", lambda unit, names: real(unit, names).replace("NeedDaemonReload=no", "NeedDaemonReload=yes"))
-    roll("B").run()
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_units_that_changed_are_read_before_they_are_started(at_rest: Host, roll: Roll, strategy: str) -> None:
+    edited(at_rest)
+    roll("A", strategy=strategy).run()
+    verb, slot = {"rollout": ("start", "green"), "restart": ("restart", "blue")}[strategy]
     read = at_rest.events.index("after daemon-reload")
-    assert read < at_rest.events.index("before start shop@green.socket")
+    assert read < next(number for number, event in enumerate(at_rest.events) if event.startswith(f"before {verb} shop@{slot}."))
+    assert Path(at_rest.layout.unit_file(slot, "service")).read_bytes() == at_rest.unit_file.read_bytes()
+
+
+# A slot has settings of its own
+
+
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_settings_that_did_not_make_it_never_reach_the_live_slot(at_rest: Host, roll: Roll, clock: Clock, strategy: str) -> None:
+    at_rest.set_environment("broken")
+    edited(at_rest)
+    at_rest.status = 503
+
+    def repaired() -> None:
+        at_rest.status = 200 if at_rest.environment["blue"] == "a" else 503
+
+    clock.while_asleep = repaired
+    with pytest.raises(RolloutError):
+        roll("B", strategy=strategy, boot_timeout=1).run()
+    at_rest.status = 200
+    # Not even when it has to be started again.
+    at_rest.reboot()
+    assert (at_rest.serving(), at_rest.environment["blue"]) == ("A", "a")
+    assert Path(at_rest.layout.unit_file("blue", "service")).read_text() == "service\n"
+
+
+def test_files_that_are_not_wanted_any_more_leave_the_slot(at_rest: Host, roll: Roll) -> None:
+    os.unlink(Path(at_rest.layout.next) / "gunicorn.conf.py")
+    assert roll("A").run()["way"] == "rollout"
+    assert sorted(os.listdir(at_rest.layout.settings("green"))) == ["env", "service", "socket"]
+    assert roll("A").run()["changed"] is False
+
+
+def test_a_slot_s_files_have_the_mode_of_the_originals(at_rest: Host, roll: Roll) -> None:
+    os.chmod(Path(at_rest.layout.next) / "env", 0o640)
+    os.chmod(at_rest.layout.next, 0o700)
+    roll("B").run()
+    assert os.stat(at_rest.layout.settings("green")).st_mode & 0o7777 == 0o700
+    assert os.stat(Path(at_rest.layout.settings("green")) / "env").st_mode & 0o7777 == 0o640
+
+
+def test_the_way_back_brings_the_settings_of_that_time(at_rest: Host, roll: Roll) -> None:
+    at_rest.set_environment("b")
+    roll("B").run()
+    at_rest.end_drain("blue")
+    at_rest.set_environment("c")
+    assert at_rest.environment["green"] == "b"
+    roll(rollback=True).run()
+    assert (at_rest.serving(), at_rest.environment["blue"]) == ("A", "a")
+    # It is no rollback that brings in new settings.
+    assert roll("A", rollback=True).run()["changed"] is False
+    assert "env" in roll("A").preview()["reason"]
+
+
+def test_the_way_back_brings_no_settings_that_have_not_been_live(at_rest: Host, roll: Roll) -> None:
+    at_rest.set_environment("b")
+    roll("B").run()
+    at_rest.end_drain("blue")
+    # The slot in which A was is used for something that fails.
+    at_rest.set_environment("broken")
+    at_rest.status = 503
+    for name in ("C", "A"):
+        with pytest.raises(RolloutError):
+            roll(name, boot_timeout=1).run()
+    at_rest.status = 200
+    roll(rollback=True).run()
+    assert (at_rest.serving(), at_rest.environment["blue"]) == ("A", "b")
 
 
 @pytest.mark.parametrize("strategy", ["rollout", "restart"])
@@ -858,11 +938,52 @@ def test_a_restart_that_is_interrupted_is_finished_by_the_next_run(host: Host, r
     assert event > 5, "the events of a whole restart"
 
 
-def test_a_slot_of_which_nothing_is_known_is_not_reloaded(at_rest: Host, roll: Roll) -> None:
-    os.unlink(at_rest.layout.started("blue"))
-    with pytest.raises(RolloutError, match="not known what slot blue was started with"):
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (edited, "changed since slot blue was started"),
+        (lambda host: Path(host.layout.unproven("blue")).touch(), "cut off"),
+        (stopped, "inactive"),
+    ],
+)
+def test_what_takes_a_new_process_is_not_reloaded(at_rest: Host, roll: Roll, happens: Callable[[Host], object], said: str) -> None:
+    happens(at_rest)
+    at_rest.events.clear()
+    with pytest.raises(RolloutError, match=said):
         roll("A", strategy="reload").run()
     assert at_rest.events == []
+
+
+@pytest.fixture
+def reloads(at_rest: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The server's configuration at each signal that the master gets; the reload itself has tests of its own."""
+    seen: list[str] = []
+    monkeypatch.setattr(Rollout, "obstacles", lambda _self, _live: [])
+    monkeypatch.setattr(Reload, "run", lambda _self: read_configuration())
+
+    def read_configuration(*_: object) -> None:
+        seen.append((Path(at_rest.layout.settings("blue")) / "gunicorn.conf.py").read_text())
+        if "broken" in seen[-1]:
+            raise ReloadError("no worker came up")
+
+    monkeypatch.setattr(os, "kill", read_configuration)
+    return seen
+
+
+def test_a_reload_brings_the_server_s_configuration_into_the_slot(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
+    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("workers = 3")
+    assert roll("A").run()["way"] == "reload"
+    assert reloads == ["workers = 3"]
+    assert roll("A").run()["changed"] is False
+
+
+def test_a_configuration_that_did_not_make_it_is_taken_back(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
+    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("broken")
+    with pytest.raises(RolloutError, match="no worker came up"):
+        roll("A").run()
+    assert reloads == ["broken", "gunicorn.conf.py\n"]
+    assert sorted(os.listdir(Path(at_rest.layout.next).parent)) == ["blue", "next"]
+    assert "gunicorn.conf.py" in roll("A").preview()["reason"]
 
 
 def test_a_reload_cannot_bring_another_release(at_rest: Host, roll: Roll) -> None:
@@ -874,18 +995,25 @@ def test_a_reload_cannot_bring_another_release(at_rest: Host, roll: Roll) -> Non
 # An interruption
 
 
+def filled(host: Host) -> bool:
+    """Give the idle slot its settings; returns whether it has them."""
+    copy_settings(host.layout.next, host.layout, "green")
+    host.events.clear()
+    return os.path.exists(host.layout.unit_file("green", "service"))
+
+
 @pytest.mark.parametrize(
     ("happens", "said"),
     [
         (lambda host: host.enabled.clear(), "slot blue is not started at boot"),
         (lambda host: host.enabled.discard("shop@blue.socket"), "slot blue is not started at boot"),
-        (lambda host: host.start("shop@green.socket"), "idle slot green still runs"),
+        (lambda host: filled(host) and host.start("shop@green.socket"), "idle slot green still runs"),
         (
-            lambda host: host.enabled.update({"shop@green.service", "shop@green.socket"}),
+            lambda host: filled(host) and host.enabled.update({"shop@green.service", "shop@green.socket"}),
             "idle slot green is started at boot",
         ),
         (
-            lambda host: host.start("shop@green.socket") or host.start("shop@green.service"),
+            lambda host: filled(host) and (host.start("shop@green.socket"), host.start("shop@green.service")),
             "idle slot green still runs",
         ),
     ],

@@ -1,4 +1,4 @@
-"""An application's files on its host: the lock, the links, what a slot was started with, and the history."""
+"""An application's files on its host: the lock, the links and the history."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ import pytest
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     LockedError,
     append_history,
-    changed_inputs,
     locked,
     previous_release,
     read_history,
-    record_inputs,
     replace_link,
 )
 
@@ -109,40 +107,6 @@ def test_the_lock_is_released_by_an_error(lock_path: str, clock: Clock) -> None:
         raise KeyError
     with locked(lock_path, 0, {}, clock, clock.sleep):
         pass
-
-
-# What a slot was started with
-
-
-def test_the_lines_of_sha256sum_are_understood(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("unit", "gunicorn conf  (1).py", "env")]
-    for file in files:
-        file.write_text(f"of {file.name}\n")
-    started = tmp_path / "blue.started"
-    started.write_text(subprocess.run(["sha256sum", *files], capture_output=True, text=True, check=True).stdout)
-    assert changed_inputs(str(started)) == []
-    files[1].write_text("other")
-    assert changed_inputs(str(started)) == [str(files[1])]
-    files[2].unlink()
-    assert changed_inputs(str(started)) == [str(files[1]), str(files[2])]
-    os.utime(files[0])
-    assert str(files[0]) not in (changed_inputs(str(started)) or [])
-
-
-def test_a_slot_that_left_no_note_is_not_taken_for_unchanged(tmp_path: Path) -> None:
-    assert changed_inputs(str(tmp_path / "blue.started")) is None
-    (tmp_path / "blue.started").write_text("")
-    assert changed_inputs(str(tmp_path / "blue.started")) is None
-
-
-def test_a_slot_can_be_noted_as_up_to_date(tmp_path: Path) -> None:
-    (tmp_path / "env").write_text("old")
-    (tmp_path / "blue.started").write_text(f"{'0' * 64}  {tmp_path}/env\n")
-    assert changed_inputs(str(tmp_path / "blue.started")) == [str(tmp_path / "env")]
-    record_inputs(str(tmp_path / "blue.started"))
-    assert changed_inputs(str(tmp_path / "blue.started")) == []
-    (tmp_path / "env").write_text("new")
-    assert changed_inputs(str(tmp_path / "blue.started")) == [str(tmp_path / "env")]
 
 
 # The link

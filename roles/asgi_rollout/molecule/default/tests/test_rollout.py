@@ -93,8 +93,8 @@ MESSAGES = {
 @pytest.mark.parametrize("way", MESSAGES)
 def test_a_broken_release_never_goes_live(host: Host, broken: dict[str, subprocess.CompletedProcess[str]], way: str) -> None:
     assert broken[way].returncode != 0
-    # Ansible folds long lines.
-    said = " ".join(broken[way].stdout.split())
+    # Ansible folds long lines, and writes the failure itself to standard error.
+    said = " ".join((broken[way].stdout + broken[way].stderr).split())
     assert MESSAGES[way] in said
     assert "The live slot serves on as before." in said
     assert live(host) == "green"
@@ -106,6 +106,15 @@ def test_nothing_of_a_broken_release_keeps_running(host: Host) -> None:
     assert not host.service("plain@blue").is_running
     assert not host.service("plain@blue").is_enabled
     assert not host.file("/run/plain/blue.sock").exists
+
+
+@pytest.mark.usefixtures("broken")
+def test_what_was_tried_does_not_reach_the_live_slot_by_a_crash(host: Host) -> None:
+    """The environment that broke the last release is on the host. The live slot has its own."""
+    assert "PLAIN_BROKEN" in host.file("/etc/plain/next/env").content_string
+    host.check_output("systemctl kill --signal=KILL plain@green.service")
+    assert ask(host, "/")["version"] == "2"
+    assert ask(host, "/environment") == {}
 
 
 def test_the_next_good_release_works(host: Host, third: subprocess.CompletedProcess[str]) -> None:

@@ -53,10 +53,10 @@ def test_secrets_are_for_the_service_only(host: Host) -> None:
     slot = host.check_output("readlink /opt/plain/slots/live")
     assert "horse" not in host.check_output(f"systemctl show plain@{slot}.service plain@{slot}.socket")
     assert "horse" not in host.check_output("ps axww -o args")
-    assert host.run("runuser -u nobody -- cat /etc/plain/env").rc != 0
+    assert host.run(f"runuser -u nobody -- cat /etc/plain/{slot}/env").rc != 0
     worker = get(host, "plain", "/")["pid"]
     assert host.run(f"runuser -u nobody -- cat /proc/{worker}/environ").rc != 0
-    environment = host.file("/etc/plain/env")
+    environment = host.file(f"/etc/plain/{slot}/env")
     assert (environment.user, environment.group, environment.mode) == ("root", "keeper", 0o640)
 
 
