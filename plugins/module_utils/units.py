@@ -60,7 +60,9 @@ class Systemd:
                 continue
         return []
 
-    def journal(self, unit: str, since: float, lines: int = 40) -> str:
+    def journal(self, unit: str, since: float, lines: int = 80) -> str:
         """Return the last lines that a unit logged since a time (in seconds), the oldest first."""
+        # The end of a process can be known before journald has read its last words.
+        self._run(["journalctl", "--sync"])
         command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit}", f"--since=@{int(since)}"]
         return self._run(command).stdout.strip()

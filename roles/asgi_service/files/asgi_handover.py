@@ -37,6 +37,7 @@ from types import FrameType
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
@@ -53,6 +54,14 @@ _LONGEST_PAUSE = 30.0
 def _place(age: int) -> int:
     """Return the index on the board of the worker with this age (gunicorn numbers its workers from 1)."""
     return 1 + age % (len(BOARD) - 1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class _WaitedEnoughError(Exception):
@@ -128,7 +137,15 @@ class Handover(Arbiter):  # type: ignore[misc]
             # Since version 25 gunicorn's reload() waits for the old workers, deaf to every signal: back to the main loop.
             raise _WaitedEnoughError
         before = list(self.WORKERS.items())
-        super().reap_workers()
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if BOARD[0] == 0:
+                raise
+            # It stops already. Raised once more, this would leave the other workers behind, and bury the reason under a traceback.
+            for pid, _ in before:
+                if not _alive(pid):
+                    self.WORKERS.pop(pid, None)
         for pid, worker in before:
             if pid not in self.WORKERS:
                 if worker.age > self._outgoing_age and BOARD[_place(worker.age)] == BOOTING:

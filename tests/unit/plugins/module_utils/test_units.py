@@ -111,7 +111,8 @@ def test_the_journal_is_that_of_the_unit_from_a_time_on() -> None:
     """By time and not by invocation: a service that crashed and was started again is another invocation of it."""
     recorder = Recorder("\nImportError: no module\n\n")
     assert Systemd(recorder).journal("shop@blue.service", since=1234.9, lines=7) == "ImportError: no module"
-    [command] = recorder.commands
+    assert recorder.commands[0] == ["journalctl", "--sync"]
+    [command] = recorder.commands[1:]
     assert "--lines=7" in command
     assert "--unit=shop@blue.service" in command
     # What was logged within the second is rather told twice than not at all.
