@@ -12,8 +12,10 @@ import argparse
 import asyncio
 import json
 import math
+import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,8 @@ from client import Load, Record, Site
 from harness import ROOT, Host, in_thread
 
 QUIET = 4.0
+STEADY = "steady state"
+BROKEN = ("import", "lifespan", "ready", "hang")
 COLOURS = {"get": "#2a6f97", "bad": "#c1121f", "mark": "#555555"}
 
 
@@ -33,124 +37,203 @@ class Row:
     name: str
     record: Record
     marks: list[float] = field(default_factory=list)
-    old_gone: float = 0.0
-    switches: int = 0
+    # Seconds from each switch until the last old worker was gone.
+    old_gone: list[float] = field(default_factory=list)
+    # Seconds that each act took.
+    took: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
         first = self.marks[0] if self.marks else float("inf")
         return {
             "method": self.name,
-            "switches": self.switches,
+            "switches": len(self.marks),
             "requests": len(self.record.requests),
             "failed": sum(self.record.failed().values()),
             "failed_by_kind": dict(self.record.failed()),
+            "longest_before_ms": round(1000 * self.record.longest(0, first)),
             "longest_ms": round(1000 * self.record.longest()),
             "p99_before_ms": round(1000 * self.record.percentile(0.99, 0, first)),
             "p99_during_ms": round(1000 * self.record.percentile(0.99, first)),
-            "websockets_cut": len(self.record.websockets_cut),
-            "old_gone_s": round(self.old_gone, 1),
+            "websockets_closed": dict(Counter(code for _, code in self.record.websockets_cut)),
+            "took_s": round(max(self.took, default=0), 1),
+            "old_gone_s": round(max(self.old_gone, default=0), 1),
         }
+
+
+Act = Callable[[int], Awaitable[None]]
 
 
 class Bench:
     """One host, one load, many methods."""
 
-    def __init__(self, host: Host, switches: int, clients: int, websockets: int) -> None:
+    def __init__(self, host: Host, switches: int, requests: int, clients: int, websockets: int) -> None:
         self.host = host
         self.switches = switches
+        self.requests = requests
         self.clients = clients
         self.websockets = websockets
         self.rows: list[Row] = []
 
-    async def measure(self, name: str, site: Site, times: int, act: Callable[[int], Awaitable[float]]) -> Row:
-        """Run `act` so many times under load. It returns how long the last old worker lived on."""
-        row = Row(name, Record(), switches=times)
+    async def measure(self, name: str, site: Site, times: int, act: Act, requests: int = 0, replaces: bool = True) -> Row:
+        """Run `act` under load, so many times at least, and on until there were as many requests."""
+        row = Row(name, Record())
+        unit = "" if site.port == 443 else "recipe"
         async with Load(site, self.clients, self.websockets) as load:
             row.record = load.record
             await asyncio.sleep(QUIET)
-            for number in range(times):
+            number = 0
+            while number < times or len(load.record.requests) < requests:
+                before = await in_thread(self.host.worker_pids, unit)
                 row.marks.append(load.now)
-                row.old_gone = max(row.old_gone, await act(number))
+                begun = time.monotonic()
+                await act(number)
+                row.took.append(time.monotonic() - begun)
+                gone = await in_thread(self.host.gone, before, begun) if replaces else None
+                if gone is not None:
+                    row.old_gone.append(gone)
+                number += 1
                 await asyncio.sleep(1)
             await asyncio.sleep(QUIET)
         self.rows.append(row)
         print(json.dumps(row.figures()), flush=True)
         return row
 
-    async def recipe(self, command: str, settle: float) -> float:
+    async def recipe(self, command: str, settle: float) -> None:
         await in_thread(self.host.execute, command)
         await asyncio.sleep(settle)
-        return settle
 
-    async def reload(self, _: int) -> float:
+    async def reload(self, _: int) -> None:
         done = await in_thread(self.host.reload)
         assert not done["failed"], done["msg"]
-        return float(done["seconds"])
 
-    def broken_reload(self, way: str) -> Callable[[int], Awaitable[float]]:
+    def broken_reload(self, way: str) -> Act:
         """Code in place that cannot run, and then the good code again."""
 
-        async def act(_: int) -> float:
-            return await self._broken_reload(way)
+        async def act(_: int) -> None:
+            code = f"{self.host.live()}/app/plain.py"
+            await in_thread(self.host.execute, f'cp {code} /root/good.py && sed -i \'s/"PLAIN_BROKEN") == "{way}"/"HOME") != ""/\' {code}')
+            done = await in_thread(self.host.reload, timeout=6)
+            assert done["failed"], done
+            await in_thread(self.host.execute, f"cp /root/good.py {code}")
+            await self.reload(0)
 
         return act
 
-    async def _broken_reload(self, way: str) -> float:
-        code = f"{self.host.live()}/app/plain.py"
-        await in_thread(self.host.execute, f'cp {code} /root/good.py && sed -i \'s/"PLAIN_BROKEN") == "{way}"/"HOME") != ""/\' {code}')
-        done = await in_thread(self.host.reload, timeout=6)
+    def roll_out(self, *names: str, **options: Any) -> Act:
+        """Roll out these releases in turn."""
+
+        async def act(number: int) -> None:
+            done = await in_thread(self.host.roll_out, names[number % len(names)], **options)
+            assert not done["failed"], done["msg"]
+            assert done["way"] == "rollout", done
+
+        return act
+
+    def broken_rollout(self, way: str) -> Act:
+        async def act(_: int) -> None:
+            done = await in_thread(self.host.roll_out, f"broken-{way}", boot_timeout=8)
+            assert done["failed"], done
+
+        return act
+
+    async def other_environment(self, number: int) -> None:
+        await in_thread(self.host.execute, f"echo PLAIN_NUMBER={number} >>/etc/plain/next/env")
+        await self.roll_out("one")(number)
+
+    async def crash_in_bake_time(self, _: int) -> None:
+        """The new release is killed two seconds after it became live."""
+
+        async def kill() -> None:
+            live = self.host.slot()
+            while await in_thread(self.host.slot) == live:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(2)
+            await in_thread(self.host.execute, "systemctl kill --signal=KILL plain@$(readlink /opt/plain/slots/live).service")
+
+        killer = asyncio.create_task(kill())
+        done = await in_thread(self.host.roll_out, "two", bake_time=10)
+        await killer
         assert done["failed"], done
-        await in_thread(self.host.execute, f"cp /root/good.py {code}")
-        done = await in_thread(self.host.reload)
+        assert "bake time" in done["msg"], done["msg"]
+
+    async def roll_back(self, _: int) -> None:
+        done = await in_thread(self.host.roll_back)
         assert not done["failed"], done["msg"]
-        return float(done["seconds"])
-
-    async def roll_out(self, name: str, expected: bool = True, **options: Any) -> float:
-        begun = time.monotonic()
-        done = await in_thread(self.host.roll_out, name, **options)
-        assert done["failed"] is not expected, done["msg"]
-        return time.monotonic() - begun
-
-    def broken_rollout(self, way: str) -> Callable[[int], Awaitable[float]]:
-        async def act(_: int) -> float:
-            return await self.roll_out(f"broken-{way}", False, boot_timeout=8)
-
-        return act
 
     async def run(self) -> None:
         host, ours, recipe = self.host, self.host.site(), self.host.site(8443)
 
-        async def nothing(_: int) -> float:
-            await asyncio.sleep(QUIET)
-            return 0
+        async def nothing(_: int) -> None:
+            await asyncio.sleep(2 * QUIET)
 
-        await self.measure("steady state, ours", ours, 1, nothing)
-        await self.measure("steady state, recipe", recipe, 1, nothing)
+        await self.measure(f"{STEADY}, ours", ours, 1, nothing, replaces=False)
+        await self.measure(f"{STEADY}, recipe", recipe, 1, nothing, replaces=False)
         await self.measure("recipe: systemctl reload", recipe, 3, lambda _: self.recipe("systemctl reload recipe", 6))
         await self.measure("recipe: systemctl restart", recipe, 1, lambda _: self.recipe("systemctl restart recipe", 6))
-        await self.measure("ours: reload", ours, self.switches, self.reload)
-        host.settled()
-        await self.measure("ours: rollout", ours, self.switches, lambda number: self.roll_out(("two", "one")[number % 2]))
-        await self.measure("ours: rollout, other packages", ours, 2, lambda number: self.roll_out(("packages", "one")[number % 2]))
-        for way in ("import", "lifespan", "ready", "hang"):
-            await self.measure(f"ours: rollout, broken ({way})", ours, 1, self.broken_rollout(way))
-        for way in ("import", "ready"):
+        await self.measure("ours: reload", ours, self.switches, self.reload, self.requests)
+        await self.measure("ours: rollout", ours, self.switches, self.roll_out("two", "one"), self.requests)
+        await self.measure("ours: rollout, other packages", ours, 2, self.roll_out("packages", "one"))
+        await self.measure("ours: rollout, other environment", ours, 2, self.other_environment)
+        await self.measure("ours: rollback", ours, 2, self.roll_back)
+        for way in BROKEN:
+            await self.measure(f"ours: rollout, broken ({way})", ours, 1, self.broken_rollout(way), replaces=False)
+        await self.measure("ours: rollout, crash in the bake time", ours, 1, self.crash_in_bake_time, replaces=False)
+        for way in BROKEN:
             await self.measure(f"ours: reload, broken ({way})", ours, 1, self.broken_reload(way))
         code = host.execute("systemctl show --property=WorkingDirectory --value recipe").strip() + "/plain.py"
         host.execute(f'sed -i \'s/"PLAIN_BROKEN") == "import"/"HOME") != ""/\' {code}')
         await self.measure("recipe: reload, broken (import)", recipe, 1, lambda _: self.recipe("systemctl reload recipe", 8))
+        for server, workers in (("uvicorn", 1), ("uvicorn", 4), ("hypercorn", 4)):
+            host.settings(asgi_service_server=server, asgi_service_workers=workers)
+            await self.roll_out("two", workers=workers)(0)
+            host.settled(workers)
+            name = f"ours: rollout, {server} with {workers} worker{'s' if workers > 1 else ''}"
+            await self.measure(name, ours, 3, self.roll_out("one", "two", workers=workers))
 
 
 def table(rows: list[Row]) -> str:
-    head = ["method", "switches", "requests", "failed", "longest", "p99 before", "p99 during", "websockets cut", "old gone after"]
+    head = ["method", "times", "requests", "failed", "longest before", "longest", "p99 before", "p99 during", "websockets closed"]
+    head += ["took", "old gone after"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         found = row.figures()
-        cells = [found["method"], found["switches"], found["requests"], found["failed"]]
-        cells += [f"{found[key]} ms" for key in ("longest_ms", "p99_before_ms", "p99_during_ms")]
-        cells += [found["websockets_cut"], f"{found['old_gone_s']} s"]
+        steady = row.name.startswith(STEADY)
+        cells = [found["method"], "" if steady else found["switches"], f"{found['requests']:,}", f"{found['failed']:,}"]
+        cells += [f"{found[key]} ms" for key in ("longest_before_ms", "longest_ms", "p99_before_ms", "p99_during_ms")]
+        cells.append(", ".join(f"{count} of {CODES.get(code, code)}" for code, count in found["websockets_closed"].items()))
+        cells += ["", ""] if steady else [f"{found['took_s']} s", f"{found['old_gone_s']} s" if row.old_gone else "-"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
+
+
+# What a client saw of its websocket's end, where it is no code of the protocol's.
+CODES = {-1: "refused", -2: "wrong echo"}
+
+
+def throughput(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
+    """Measure the requests per second of the hand-over worker and of plain UvicornWorker, in turns, through nginx."""
+    host.execute("apt-get update -qq && apt-get install -qq --yes wrk >/dev/null 2>&1")
+    # The same server twice, on sockets of their own, with nothing different but the worker.
+    lines = host.execute("cat /etc/plain/next/gunicorn.conf.py").splitlines()
+    ours = ("import ", "from ", "sys.path", "HandoverWorker.", "worker_class")
+    plain = "\n".join([line for line in lines if not line.startswith(ours)] + ['worker_class = "uvicorn_worker.UvicornWorker"', ""])
+    host.execute(f"cat >/etc/plain/plain.conf.py <<'END'\n{plain}END\nchmod a+r /etc/plain/plain.conf.py")
+    release = host.live()
+    for name, config in (("ours", "next/gunicorn.conf.py"), ("plain", "plain.conf.py")):
+        host.execute(
+            f"systemd-run --quiet --unit=worker-{name} --uid=plain --working-directory={release}/app "
+            f"--property=RuntimeDirectory=worker-{name} {release}/.venv/bin/python -m gunicorn "
+            f"--config=/etc/plain/{config} --bind=unix:/run/worker-{name}/gunicorn.sock plain:app"
+        )
+    time.sleep(4)
+    found: dict[str, list[float]] = {"hand-over worker": [], "UvicornWorker": []}
+    for _ in range(rounds):
+        for name, port in (("hand-over worker", 8444), ("UvicornWorker", 8445)):
+            said = host.execute(f"wrk -t1 -c32 -d{seconds}s https://127.0.0.1:{port}/")
+            found[name].append(float(said.partition("Requests/sec:")[2].split()[0]))
+    ratios = [ours / plain for ours, plain in zip(*found.values(), strict=True)]
+    medians = {name: round(statistics.median(values)) for name, values in found.items()}
+    return {"requests_per_second": medians, "ratio": round(statistics.median(ratios), 3), "rounds": found}
 
 
 def picture(rows: list[Row]) -> str:
@@ -190,7 +273,9 @@ def picture(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--switches", type=int, default=20, help="reloads and rollouts of our own")
+    parser.add_argument("--switches", type=int, default=20, help="reloads and rollouts of our own, each")
+    parser.add_argument("--requests", type=int, default=100_000, help="requests during each of these two, at least")
+    parser.add_argument("--rounds", type=int, default=7, help="of the comparison of throughput")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--websockets", type=int, default=50)
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
@@ -198,37 +283,79 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="steadfast-bench-") as work:
         host = Host("steadfast-bench", Path(work))
         try:
-            host.set_up("one")
-            host.build("two")
-            host.build("packages", asgi_release_server_requirements=older_requirements())
-            for way in ("import", "lifespan", "ready", "hang"):
-                host.build(f"broken-{way}", (f'os.environ.get("PLAIN_BROKEN") == "{way}"', "True"))
-            recipe = host.build("recipe")
+            every = {"asgi_release_server_requirements": server_requirements()}
+            host.set_up("one", **every)
+            host.build("two", **every)
+            host.build("packages", asgi_release_server_requirements=server_requirements(without=("uvloop", "httptools")))
+            for way in BROKEN:
+                host.build(f"broken-{way}", (f'os.environ.get("PLAIN_BROKEN") == "{way}"', "True"), **every)
+            recipe = host.build("recipe", **every)
             host.playbook(ROOT / "tests/load/recipe.yml", recipe_release=recipe, boot_seconds=2)
             time.sleep(4)
-            bench = Bench(host, options.switches, options.clients, options.websockets)
+            speed = throughput(host, options.rounds, 6)
+            print(json.dumps(speed), flush=True)
+            host.execute("systemctl stop worker-ours worker-plain")
+            bench = Bench(host, options.switches, options.requests, options.clients, options.websockets)
             asyncio.run(bench.run())
         finally:
             host.remove()
     text = table(bench.rows)
+    medians = speed["requests_per_second"]
     options.output.mkdir(exist_ok=True)
-    (options.output / "bench.md").write_text(f"# Measured: what each way of replacing an application costs\n\n{text}", encoding="utf-8")
+    (options.output / "bench.md").write_text(
+        PAGE.format(
+            table=text,
+            clients=options.clients,
+            websockets=options.websockets,
+            ours=medians["hand-over worker"],
+            plain=medians["UvicornWorker"],
+            ratio=speed["ratio"],
+            rounds=options.rounds,
+        ),
+        encoding="utf-8",
+    )
     data = [row.figures() | {"marks": row.marks, "websockets": row.record.websockets_cut} for row in bench.rows]
-    (options.output / "bench.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (options.output / "bench.json").write_text(json.dumps({"methods": data, "throughput": speed}, indent=1) + "\n", encoding="utf-8")
     (options.output / "bench.svg").write_text(picture(bench.rows), encoding="utf-8")
     print(text)
 
 
-def older_requirements() -> str:
-    """Return the role's server set without its accelerators: another set of packages for the same application."""
-    lines = (ROOT / "roles/asgi_release/files/server-requirements.txt").read_text(encoding="utf-8").splitlines()
-    kept, keep = [], True
-    for line in lines:
-        if line and not line.startswith((" ", "\t")):
-            keep = not line.startswith(("uvloop", "httptools"))
-        if keep:
-            kept.append(line)
-    return "\n".join(kept) + "\n"
+PAGE = """# Measured: what each way of replacing an application costs
+
+`make bench` wrote this page, [bench.json](bench.json) and the picture. All methods were measured in one run, one after the other, on
+one host: compare the rows with each other, not with those of another run.
+
+![The slowest request of each tenth of a second](bench.svg)
+
+The load: {clients} clients over TLS through nginx, three of four on a kept connection, every other one posting, each sending its next
+request when it has the answer to the last one; and {websockets} websockets that echo. The application has four workers and takes two
+seconds to import. "Recipe" is what most guides tell: gunicorn with `UvicornWorker`, `ExecReload=/bin/kill -HUP`, no socket unit; it
+runs on the same host, from the same packages.
+
+{table}
+- *times*: how often it was done under load. A broken release by reload is two: the bad code, and the good code again.
+- *longest before* is the longest request before the first switch, *longest* that of the whole measurement.
+- *websockets closed*: by the code that the client saw. 1012 is "service restart"; 1006, that the connection just broke. A rollout
+  closes them when the drain deadline (three seconds here) comes.
+- *took*: the longest of the runs, with Ansible's own start of a second or so.
+- *old gone after*: seconds from the beginning of the switch until the last old worker had ended.
+
+Throughput of the hand-over worker: {ours:,} requests/s, of plain `UvicornWorker` {plain:,}, medians of {rounds} rounds in turns (wrk,
+32 connections, through nginx with TLS); the median of the rounds' ratios is {ratio}.
+"""
+
+
+def server_requirements(without: tuple[str, ...] = ()) -> str:
+    """Return the role's server sets as one, without some of their packages."""
+    entries: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "roles/asgi_release/files").glob("server-requirements*.txt")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith((" ", "\t", "#")):
+                entry = entries.setdefault(line.partition("==")[0], [])
+                entry.clear()
+            if line and not line.startswith("#"):
+                entry.append(line)
+    return "\n".join(line for name, lines in entries.items() if name not in without for line in lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ class Host:
         extra = json.dumps(self.variables | variables)
         return run("ansible-playbook", "-i", str(self.inventory), str(path), "-e", extra, cwd=ROOT)
 
-    def set_up(self, name: str) -> None:
+    def set_up(self, name: str, **variables: Any) -> None:
         """Deploy the first release with site.yml."""
-        self.playbook(ROOT / "playbooks/site.yml", asgi_source=str(self.source(name)))
+        self.playbook(ROOT / "playbooks/site.yml", asgi_source=str(self.source(name)), **variables)
         self.releases[name] = self.live()
 
     def build(self, name: str, *changes: tuple[str, str], **variables: Any) -> str:
@@ -85,6 +85,10 @@ class Host:
         [new] = set(self.execute("ls /opt/plain/releases").split()) - before
         self.releases[name] = f"/opt/plain/releases/{new}"
         return self.releases[name]
+
+    def settings(self, **variables: Any) -> None:
+        """Write other settings for whatever is started next."""
+        self.playbook(ROOT / "tests/load/settings.yml", **variables)
 
     def execute(self, script: str) -> str:
         return run("docker", "exec", self.name, "sh", "-c", script)
@@ -121,13 +125,33 @@ class Host:
         common = {"unit": f"plain@{self.slot()}.service", "socket": "/run/plain/live.sock", "ready_host": NAME, "timeout": 30}
         return self.module("asgi_reload", **(common | options))
 
-    def settled(self) -> None:
+    def roll_back(self, **options: Any) -> dict[str, Any]:
+        return self.module(
+            "asgi_rollout", **({"app": "plain", "rollback": True, "ready_host": NAME, "workers": 4, "drain_timeout": 3} | options)
+        )
+
+    def worker_pids(self, unit: str = "") -> list[str]:
+        """Return the children of the main process of a service, by default of the live slot's."""
+        unit = unit or f"plain@{self.slot()}"
+        return self.execute(f"cat /proc/$(systemctl show --property=MainPID --value {unit})/task/*/children").split()
+
+    def gone(self, pids: list[str], begun: float, patience: float = 20.0) -> float | None:
+        """Wait until these processes have ended; returns the seconds since `begun`, or None if one of them stays."""
+        until = time.monotonic() + patience
+        tests = " || ".join(f"test -d /proc/{pid}" for pid in pids)
+        while time.monotonic() < until:
+            if self.execute(f"({tests}) && echo there || true").strip() != "there":
+                return time.monotonic() - begun
+            time.sleep(0.1)
+        return None
+
+    def settled(self, expected: int = 4) -> None:
         """Return when no old slot drains any more, and no old worker."""
         until = time.monotonic() + 60
         while time.monotonic() < until:
             units = self.execute("systemctl list-units --no-legend 'plain-drain-*' | wc -l").strip()
             workers = len(self.module("asgi_info", app="plain", ready_host=NAME)["workers"])
-            if units == "0" and workers == 4:
+            if units == "0" and workers == expected:
                 return
             time.sleep(0.5)
         raise FailedError("something of the old release still runs after 60 s")
