@@ -64,7 +64,7 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "import path with a newline": ({"asgi_import_path": "plain:app\n"}, ["asgi_import_path", "module:object"]),
     "import path to no module": ({"asgi_import_path": "nowhere:app"}, ["asgi_import_path", "module:object"]),
     "import path to no object": ({"asgi_import_path": "plain:nowhere"}, ["asgi_import_path", "module:object"]),
-    "unknown server": ({"asgi_service_server": "hypercorn"}, ["asgi_service_server", "gunicorn, uvicorn"]),
+    "unknown server": ({"asgi_service_server": "daphne"}, ["asgi_service_server", "gunicorn, uvicorn, hypercorn"]),
     "workers as text": ({"asgi_service_workers": "many"}, ["asgi_service_workers", "int"]),
     "no worker, and no time": (
         {"asgi_service_workers": 0, "asgi_service_timeout": 0, "asgi_service_graceful_timeout": -1},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
+import runpy
 import sys
+import threading
+import tomllib
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,7 +139,7 @@ def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
     assert "gunicorn" not in " ".join(unit["ExecStart"])
 
 
-@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn", "hypercorn"])
 def test_a_virtual_environment_of_one_s_own_takes_the_release_s_place(service: Service, server: str) -> None:
     unit = service(asgi_service_server=server, asgi_service_virtualenv="/srv/venv", asgi_service_directory="/srv/code")
     assert unit["ExecStart"][0].startswith(f"/srv/venv/bin/python -m {server} ")
@@ -222,7 +226,7 @@ def test_without_a_memory_limit_there_is_no_directive(service: Service) -> None:
 
 def test_the_units_are_well_formed(render: Render) -> None:
     for template in ("slot.service.j2", "slot.socket.j2"):
-        for server in ("gunicorn", "uvicorn"):
+        for server in ("gunicorn", "uvicorn", "hypercorn"):
             text = render(template, asgi_service_server=server)
             configparser.RawConfigParser(strict=False, delimiters=("=",)).read_string(text.replace("\\\n", " "))
             assert "{{" not in text
@@ -290,6 +294,64 @@ def test_gunicorn_s_configuration_is_python_with_the_values_in_it(settings: Sett
     assert "bind" not in found
     # Nobody but nginx can connect, and it overwrites these headers.
     assert found["forwarded_allow_ips"] == "*"
+
+
+def test_hypercorn_s_configuration_is_toml_with_the_values_in_it(render: Render) -> None:
+    def settings(**variables: Any) -> dict[str, Any]:
+        return tomllib.loads(render("hypercorn.toml.j2", **variables))
+
+    found = settings(
+        asgi_service_workers=5,
+        asgi_service_graceful_timeout=31,
+        asgi_service_keepalive=6,
+        asgi_service_backlog=100,
+        asgi_service_log_level="debug",
+        asgi_service_access_log=True,
+    )
+    assert found == {
+        "bind": ["fd://3"],
+        "workers": 5,
+        "worker_class": "uvloop",
+        "backlog": 100,
+        "keep_alive_timeout": 6,
+        "graceful_timeout": 31,
+        "loglevel": "debug",
+        "errorlog": "-",
+        "accesslog": "-",
+    }
+    assert "accesslog" not in settings()
+
+
+@pytest.mark.parametrize(
+    ("kind", "headers", "client", "scheme"),
+    [
+        ("http", {"x-forwarded-for": "192.0.2.7", "x-forwarded-proto": "https"}, ("192.0.2.7", 0), "https"),
+        ("websocket", {"x-forwarded-for": "2001:db8::7", "x-forwarded-proto": "https"}, ("2001:db8::7", 0), "wss"),
+        ("http", {"x-forwarded-proto": "http"}, None, "http"),
+        ("http", {}, None, "http"),
+    ],
+)
+def test_hypercorn_s_application_sees_what_nginx_says(
+    monkeypatch: pytest.MonkeyPatch, kind: str, headers: dict[str, str], client: tuple[str, int] | None, scheme: str
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], _receive: object, _send: object) -> None:
+        seen.append(scope)
+
+    shop = ModuleType("shop")
+    vars(shop).update(web=SimpleNamespace(app=app))
+    monkeypatch.setitem(sys.modules, "shop", shop)
+    monkeypatch.setenv("ASGI_IMPORT_PATH", "shop:web.app")
+    serving = runpy.run_path(str(ROOT / "roles/asgi_service/files/asgi_hypercorn.py"))
+    # What cannot be copied is passed on as it is.
+    state = {"pool": threading.Lock()}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": kind, "headers": raw, "client": None, "scheme": "http" if kind == "http" else "ws", "state": state}
+    asyncio.run(serving["application"](scope, None, None))
+    assert (seen[0]["client"], seen[0]["scheme"], seen[0]["state"]) == (client, scheme, state)
+    asyncio.run(serving["application"]({"type": "lifespan"}, None, None))
+    assert seen[1] == {"type": "lifespan"}
 
 
 def test_the_access_log_is_off_by_default(settings: Settings) -> None:

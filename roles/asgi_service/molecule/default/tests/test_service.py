@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-APPS = ("plain", "bare")
+APPS = ("plain", "bare", "horn")
 
 
 def get(host: Host, app: str, path: str, *arguments: str) -> dict[str, Any]:
