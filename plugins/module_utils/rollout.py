@@ -372,7 +372,7 @@ class Rollout:
         while True:
             state = self.state(slot)
             if crashed(state):
-                raise RolloutError(f"its process ended while it booted ({state['Result']}).")
+                raise RolloutError(f"its process ended while it booted{result_of(state)}.")
             remaining = deadline - self.clock()
             if remaining <= 0:
                 raise RolloutError(f"{self.params['boot_timeout']} s are over (boot_timeout); {self.progress.summary()}.")
@@ -405,7 +405,7 @@ class Rollout:
             answer = self.target(slot).ask(5, self.systemd.processes(self.layout.service_unit(slot)))
             bad = 0 if self.progress.expected(answer) else bad + 1
             if crashed(state) or bad >= 3:
-                what = f"its process ended ({state['Result']})" if crashed(state) else f"the ready check failed: {answer.summary()}"
+                what = f"its process ended{result_of(state)}" if crashed(state) else f"the ready check failed: {answer.summary()}"
                 journal = self.journal(slot)
                 self.flip_back(old)
                 raise RolloutError(self.explain(slot, f"in its bake time {what}. Slot {old} is live again.", journal), journal=journal)
@@ -587,6 +587,11 @@ def is_server_config(path: str) -> bool:
 def crashed(state: dict[str, str]) -> bool:
     """Return whether a unit's process has ended since it was started, by what systemd shows of it."""
     return state["ActiveState"] == "failed" or state["NRestarts"] not in ("", "0") or state["SubState"].startswith("auto-restart")
+
+
+def result_of(state: dict[str, str]) -> str:
+    """Return how a unit's process has ended, in brackets; nothing where systemd has started the next one and forgotten."""
+    return f" ({state['Result']})" if state["Result"] not in ("", "success") else ""
 
 
 def proportional_memory(pid: int) -> int:

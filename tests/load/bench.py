@@ -27,6 +27,17 @@ from harness import ROOT, Host, in_thread
 QUIET = 4.0
 STEADY = "steady state"
 BROKEN = ("import", "lifespan", "ready", "hang")
+# What the picture shows, and into how many moments it divides each measurement.
+PICTURED = (
+    "recipe: systemctl reload",
+    "recipe: systemctl restart",
+    "recipe: reload, broken (import)",
+    "ours: reload",
+    "ours: rollout",
+    "ours: reload, broken (import)",
+    "ours: rollout, broken (import)",
+)
+MOMENTS = 430
 COLOURS = {"get": "#2a6f97", "bad": "#c1121f", "mark": "#555555"}
 
 
@@ -150,8 +161,9 @@ class Bench:
             await asyncio.sleep(2)
             await in_thread(self.host.execute, "systemctl kill --signal=KILL plain@$(readlink /opt/plain/slots/live).service")
 
+        other = "one" if self.host.live() == self.host.releases["two"] else "two"
         killer = asyncio.create_task(kill())
-        done = await in_thread(self.host.roll_out, "two", bake_time=10)
+        done = await in_thread(self.host.roll_out, other, bake_time=10)
         await killer
         assert done["failed"], done
         assert "bake time" in done["msg"], done["msg"]
@@ -237,8 +249,9 @@ def throughput(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
 
 
 def picture(rows: list[Row]) -> str:
-    """Draw the slowest request of each tenth of a second, on a logarithmic scale; failed ones in red, switches as lines."""
+    """Draw the slowest request of each moment, on a logarithmic scale; failed ones in red, switches as lines."""
     width, height, left = 860, 110, 60
+    rows = [row for row in rows if row.name in PICTURED]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 20}" height="{len(rows) * (height + 40) + 20}" '
         'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
@@ -263,11 +276,13 @@ def picture(rows: list[Row]) -> str:
         parts += [f'<line x1="{x(mark):.1f}" x2="{x(mark):.1f}" {dashes}/>' for mark in row.marks]
         slowest: dict[tuple[int, bool], float] = {}
         for start, seconds, failure in row.record.requests:
-            key = int(start * 10), bool(failure)
+            key = int(start / end * MOMENTS), bool(failure)
             slowest[key] = max(slowest.get(key, 0.0), seconds)
-        for (tenth, bad), seconds in sorted(slowest.items(), key=lambda item: item[0][1]):
+        for (moment, bad), seconds in sorted(slowest.items(), key=lambda item: item[0][1]):
             colour = COLOURS["bad" if bad else "get"]
-            parts.append(f'<circle cx="{x(tenth / 10):.1f}" cy="{y(seconds):.1f}" r="{2.5 if bad else 1.5}" fill="{colour}"/>')
+            parts.append(
+                f'<circle cx="{x((moment + 0.5) * end / MOMENTS):.0f}" cy="{y(seconds):.0f}" r="{2.5 if bad else 1.5}" fill="{colour}"/>'
+            )
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -325,7 +340,7 @@ PAGE = """# Measured: what each way of replacing an application costs
 `make bench` wrote this page, [bench.json](bench.json) and the picture. All methods were measured in one run, one after the other, on
 one host: compare the rows with each other, not with those of another run.
 
-![The slowest request of each tenth of a second](bench.svg)
+![The slowest request of each moment, by method](bench.svg)
 
 The load: {clients} clients over TLS through nginx, three of four on a kept connection, every other one posting, each sending its next
 request when it has the answer to the last one; and {websockets} websockets that echo. The application has four workers and takes two

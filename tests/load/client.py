@@ -108,6 +108,7 @@ class Client:
 
     def __init__(self, load: Load, method: str, keep_alive: bool) -> None:
         self.load = load
+        self.method = method
         self.keep_alive = keep_alive
         self.body = BODY if method == "POST" else b""
         self.message = (
@@ -127,6 +128,8 @@ class Client:
                 failure = "timeout"
             except OSError as error:
                 failure = f"connect: {type(error).__name__}"
+            if failure:
+                failure = f"{self.method}: {failure}"
             self.load.record.requests.append((begun - self.load.begun, time.monotonic() - begun, failure))
             if connection and (failure or not connection.usable or not self.keep_alive):
                 connection.transport.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -83,6 +84,44 @@ def test_killed_after_a_step(host: Host, step: str) -> None:
     record = asyncio.run(act()).record
     assert record.failed() == {}
     assert host.live() == host.releases[name]
+    host.settled()
+
+
+def test_the_connection_is_lost(host: Host) -> None:
+    """The session on the host is killed, as when the network is gone, while the slot boots: the rollout goes on to its end."""
+    key = host.work / "key"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    host.execute("apt-get update -qq && apt-get install -qq --yes --no-install-recommends openssh-server >/dev/null 2>&1")
+    host.execute(f"mkdir -p /root/.ssh && echo '{key.with_suffix('.pub').read_text(encoding='utf-8').strip()}' >/root/.ssh/authorized_keys")
+    variables = {
+        "ansible_host": host.address,
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ControlMaster=no",
+        # Without it there is a terminal, and so a SIGHUP at its end.
+        "ansible_pipelining": False,
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    inventory = host.work / "ssh.json"
+    inventory.write_text(json.dumps({"all": {"hosts": {host.name: variables}}}), encoding="utf-8")
+    host.build("slow", ('os.environ.get("PLAIN_BOOT_SECONDS", "0")', '"4"'))
+    old, release = host.live(), host.releases["slow"]
+    options = {"app": "plain", "release": release, "ready_host": NAME, "workers": 4, "boot_timeout": 30, "drain_timeout": 3}
+    command = ["ansible", "-i", str(inventory), "all", "-m", "steadfast.asgi.asgi_rollout", "-a", json.dumps(options)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ansible:
+        until = time.monotonic() + 30
+        while release not in host.execute("readlink -f /opt/plain/slots/*/release"):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        time.sleep(1)
+        host.execute("pkill -KILL -f '^sshd.*(root@|session|priv)'")
+        said, _ = ansible.communicate(timeout=30)
+    assert ansible.returncode != 0, said
+    assert host.live() == old, "it was cut off before the switch"
+    while host.live() != release:
+        assert time.monotonic() < until + 30
+        time.sleep(0.2)
+    assert json.loads(host.execute("tail -n 1 /opt/plain/history.jsonl"))["result"] == "ok"
     host.settled()
 
 

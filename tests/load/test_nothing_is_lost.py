@@ -119,6 +119,85 @@ def test_broken_code_by_reload(host: Host, way: str) -> None:
     host.settled()
 
 
+def test_a_crash_in_the_bake_time(host: Host) -> None:
+    """The new release is killed after it became live: the old one is live again, and only what the killed workers held can be lost."""
+    live, slot = host.live(), host.slot()
+
+    async def act() -> None:
+        async def kill() -> None:
+            while await in_thread(host.slot) == slot:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            await in_thread(host.execute, "systemctl kill --signal=KILL plain@$(readlink /opt/plain/slots/live).service")
+
+        killer = asyncio.create_task(kill())
+        name = next(name for name, path in host.releases.items() if path != live and not name.startswith("broken"))
+        done = await in_thread(host.roll_out, name, bake_time=20)
+        await killer
+        assert done["failed"], done
+        assert "in its bake time its process ended" in done["msg"], done["msg"]
+
+    record = under_load(host, act)
+    # 16 clients had at most one request each there; those that may be repeated were.
+    assert sum(record.failed().values()) <= 8, record.failed()
+    assert all(kind.startswith("POST") for kind in record.failed()), record.failed()
+    assert (host.live(), host.slot()) == (live, slot)
+    host.settled()
+
+
+def test_a_failing_ready_check_in_the_bake_time(host: Host) -> None:
+    """The new release loses its database after it became live, and answers all else as before."""
+    live, slot = host.live(), host.slot()
+    host.build("sick", ('broken = os.environ.get("PLAIN_BROKEN") == "ready"', 'broken = os.path.exists("/var/lib/plain/sick")'))
+
+    async def act() -> None:
+        async def fall_sick() -> None:
+            while await in_thread(host.slot) == slot:
+                await asyncio.sleep(0.1)
+            await in_thread(host.execute, "touch /var/lib/plain/sick")
+
+        falling = asyncio.create_task(fall_sick())
+        done = await in_thread(host.roll_out, "sick", bake_time=20)
+        await falling
+        assert done["failed"], done
+        assert "lost its database" in done["msg"], done["msg"]
+
+    lost_nothing(under_load(host, act))
+    assert (host.live(), host.slot()) == (live, slot)
+    host.execute("rm /var/lib/plain/sick")
+    host.settled()
+
+
+def test_a_restart_refuses_nobody(host: Host) -> None:
+    """One slot at a time: whoever comes while the application boots waits in the socket's queue."""
+    names = [name for name in ("one", "two") if host.releases[name] != host.live()]
+
+    async def act() -> None:
+        done = await in_thread(host.roll_out, names[0], strategy="restart")
+        assert not done["failed"], done
+        assert done["way"] == "restart"
+
+    slot = host.slot()
+    record = under_load(host, act)
+    lost_nothing(record)
+    assert (host.slot(), host.live()) == (slot, host.releases[names[0]])
+    # It did boot in between.
+    assert 1 < record.longest() < 10
+
+
+def test_a_way_back_takes_no_name(host: Host) -> None:
+    live = host.live()
+
+    async def act() -> None:
+        done = await in_thread(host.roll_back)
+        assert not done["failed"], done
+        assert sum(step["seconds"] for step in done["steps"]) < 10
+
+    lost_nothing(under_load(host, act))
+    assert host.live() != live
+    host.settled()
+
+
 def test_a_broken_configuration_by_reload(host: Host) -> None:
     """gunicorn itself leaves when it cannot read its configuration, and takes its workers with it."""
     path = f"/etc/plain/{host.slot()}/gunicorn.conf.py"
