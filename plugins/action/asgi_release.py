@@ -5,16 +5,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
-import tomllib
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
+    LOCKS,
+    check_requirements,
+    check_uv_lock,
+    format_of,
+    locked_packages,
+    read_toml,
+)
+from ansible_collections.steadfast.asgi.plugins.module_utils.origin import Options, Origin, is_path, opened
+from ansible_collections.steadfast.asgi.plugins.module_utils.packages import normalise, too_old
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import (
     SourceError,
     digest,
@@ -24,16 +34,178 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.source import (
 )
 
 # Part of every ID. To be raised when the same source is to be built in another way.
-_RECIPE = "1"
+_RECIPE = "2"
 
 
-def read_toml(path: str) -> dict[str, Any]:
-    """Return a TOML file's content. Raises SourceError where it has none."""
-    with open(path, "rb") as stream:
-        try:
-            return tomllib.load(stream)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SourceError(f"{path} cannot be read: {error}. Mend it; a lock is made anew by 'uv lock'.") from error
+class Plan:
+    """What is to be built: the files to send, how they are installed, and the ID of the release."""
+
+    def __init__(self, origin: Origin, arguments: dict[str, Any], loader: Any) -> None:
+        self.arguments = arguments
+        self.loader = loader
+        # What is sent: where to, from which directory, and the names.
+        self.files: list[tuple[str, str, list[str]]] = []
+        self.recipe: dict[str, Any] = {
+            "lock": "",
+            "format": "",
+            "options": [],
+            "install": [],
+            "hashes": boolean(arguments.get("require_hashes", True), strict=False),
+            "wheelhouse": bool(self.text("wheelhouse")),
+        }
+        if origin.directory:
+            self.id = self.plan_project(origin)
+        else:
+            self.id = self.plan_package(origin)
+        if self.recipe["wheelhouse"]:
+            self.add_wheelhouse()
+
+    def text(self, name: str) -> str:
+        return str(self.arguments.get(name) or "")
+
+    def names(self, name: str) -> list[str]:
+        value = self.arguments.get(name) or []
+        return [str(each) for each in (value if isinstance(value, list) else str(value).split(","))]
+
+    def plan_project(self, origin: Origin) -> str:
+        """A directory with a project in it. Raises SourceError where there is nothing that can be deployed."""
+        directory = os.path.normpath(os.path.join(origin.directory, self.text("subdirectory") or "."))
+        if not f"{directory}/".startswith(f"{os.path.normpath(origin.directory)}/") or not os.path.isdir(directory):
+            raise SourceError(f"asgi_release_subdirectory is {self.text('subdirectory')}, and the source has no such directory.")
+        self.find_lock(directory)
+        lock, kind = self.recipe["lock"].removeprefix("source/"), self.recipe["format"]
+        pyproject = os.path.join(directory, "pyproject.toml")
+        content = read_toml(pyproject) if os.path.isfile(pyproject) else {}
+        extras, groups, package = self.names("extras"), self.names("groups"), self.text("package")
+        if kind == "uv":
+            check_uv_lock(directory, package, extras, groups)
+            chosen = [("--package", package)] if package else []
+            chosen += [("--extra", name) for name in extras] + [("--group", name) for name in groups]
+            self.recipe["options"] = [part for pair in chosen for part in pair]
+        elif package or extras or groups:
+            raise SourceError(
+                "asgi_release_package, asgi_release_extras and asgi_release_groups need a uv.lock; a file of requirements has them all."
+            )
+        elif kind == "requirements":
+            check_requirements(os.path.join(directory, lock), self.recipe["hashes"])
+        # With uv.lock that is uv's own business, as long as there is a network.
+        if "build-system" in content and (kind != "uv" or self.recipe["wheelhouse"]):
+            self.recipe["install"] = ["source"]
+        packages = locked_packages(os.path.join(directory, lock)) if lock else {}
+        self.check_versions(packages)
+        names = source_files(directory)
+        self.files.append(("source", directory, names))
+        if self.text("import_path"):
+            _check_app(directory, names, self.text("import_path"), packages if lock else None)
+        project = content.get("project")
+        version = str(project.get("version") or "") if isinstance(project, dict) else ""
+        if origin.commit:
+            return f"{origin.commit[:12]}-{digest(directory, [], self.how())[:6]}"
+        return release_id(version, digest(directory, names, self.how()))
+
+    def find_lock(self, directory: str) -> None:
+        """Find the file with the packages, in the source."""
+        lock = os.path.normpath(
+            self.text("lock") or next((name for name in LOCKS if os.path.isfile(os.path.join(directory, name))), "uv.lock")
+        )
+        if lock.startswith(("/", "..")):
+            raise SourceError(f"asgi_release_lock is {lock}. Name a file in the source, by its path from there.")
+        kind = format_of(lock)
+        if kind == "uv" and lock != "uv.lock":
+            raise SourceError(
+                f"asgi_release_lock is {lock}. A uv.lock lies beside its pyproject.toml: name that in asgi_release_subdirectory."
+            )
+        if kind == "uv" and not os.path.isfile(os.path.join(directory, "pyproject.toml")):
+            raise SourceError(
+                f"asgi_release_source (asgi_source) is {directory}, which has no pyproject.toml and no file of requirements. Name the "
+                "directory that has one (asgi_release_subdirectory), or make one with 'uv init --bare'."
+            )
+        if not os.path.isfile(os.path.join(directory, lock)):
+            remedy = f"Make it with 'uv lock --project {directory}'" if kind == "uv" else "Correct asgi_release_lock"
+            raise SourceError(f"asgi_release_source (asgi_source) is {directory}, which has no {lock}. {remedy}.")
+        self.recipe |= {"lock": f"source/{lock}", "format": kind}
+
+    def plan_package(self, origin: Origin) -> str:
+        """A wheel, a source distribution or a requirement: all that it needs it says by itself, unless there is a lock for it."""
+        for name in ("subdirectory", "package", "extras", "groups"):
+            if self.arguments.get(name):
+                raise SourceError(
+                    f"asgi_release_{name} is for a project; a package is installed as it is, with extras as in NAME[EXTRA]==VERSION."
+                )
+        told = self.how()
+        if self.text("lock"):
+            lock = self.loader.path_dwim(os.path.expanduser(self.text("lock")))
+            if format_of(lock) == "uv" or not os.path.isfile(lock):
+                raise SourceError(
+                    f"asgi_release_lock is {lock}. For a package it has to be a requirements.txt or pylock.toml on the controller, as "
+                    "'uv pip compile --generate-hashes' makes it."
+                )
+            if format_of(lock) == "requirements":
+                check_requirements(lock, self.recipe["hashes"])
+            self.check_versions(locked_packages(lock))
+            directory, name = os.path.split(lock)
+            self.recipe |= {"lock": f"extra/{name}", "format": format_of(lock)}
+            self.files.append(("extra", directory, [name]))
+            told = [*self.how(), digest(directory, [name], [])]
+        if origin.artifact:
+            directory, name = os.path.split(origin.artifact)
+            self.recipe["install"] = [f"extra/{name}"]
+            self.files.append(("extra", directory, [name]))
+            return release_id(origin.version, digest(directory, [name], told))
+        self.recipe["install"] = [origin.requirement]
+        return release_id(origin.version, digest("/", [], [*told, origin.requirement]))
+
+    def add_wheelhouse(self) -> None:
+        directory = self.loader.path_dwim(os.path.expanduser(self.text("wheelhouse")))
+        names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        wheels = [name for name in names if name.endswith((".whl", ".tar.gz"))]
+        if not wheels:
+            raise SourceError(
+                f"asgi_release_wheelhouse is {directory}, which is no directory with wheels on the controller. Make it with "
+                f"'pip download --only-binary=:all: --dest {directory} --requirement requirements.txt'."
+            )
+        self.files.append(("wheelhouse", directory, wheels))
+
+    def check_versions(self, packages: dict[str, str]) -> None:
+        old = too_old(packages)
+        if old:
+            raise SourceError(" ".join([*old, "Raise it in the application's dependencies, or take it out: the role brings its own."]))
+
+    def how(self) -> list[str]:
+        """Return what the result depends on beside the source."""
+        told = [self.text(name) for name in ("python", "server_requirements", "subdirectory", "git_submodules")]
+        return [_RECIPE, *told, json.dumps(self.recipe, sort_keys=True)]
+
+
+def release_id(version: str, total: str) -> str:
+    """Return the ID of a release: one plain component of a path."""
+    # A local version (1.0+abc) or an epoch would need quoting in a path; the digest says it all.
+    return f"{version}-{total[:12]}" if re.match(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}\Z", version) else total[:12]
+
+
+def _check_app(source: str, names: list[str], import_path: str, packages: dict[str, str] | None) -> None:
+    """Raise SourceError if the application cannot be where `import_path` says.
+
+    A top-level package that the source does not have at all may come with one of the dependencies; that is judged on the
+    host, when they are installed.
+    """
+    package = re.split(r"[.:]", import_path, maxsplit=1)[0]
+    roots = sorted(
+        {os.path.join(source, name.removesuffix(f"{package}.py")) for name in names if f"/{name}".endswith(f"/{package}.py")}
+    ) + sorted(
+        {os.path.join(source, f"/{name}".partition(f"/{package}/")[0].lstrip("/")) for name in names if f"/{package}/" in f"/{name}"}
+    )
+    if not roots:
+        if packages is None or normalise(package) in packages:
+            return
+        missing = f"neither the source {source} nor its lock has a package {package}"
+    else:
+        missing = find_app(import_path, roots)
+    if missing:
+        raise SourceError(
+            f"asgi_release_import_path (asgi_import_path) is {import_path}, but {missing}. Write it as module:object, the way "
+            "Python imports it from the source directory."
+        )
 
 
 class ActionModule(ActionBase):
@@ -45,78 +217,40 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        source = os.path.expanduser(str(arguments.get("source") or ""))
-        if source:
+        source = str(arguments.get("source") or "")
+        if source and is_path(source):
             # A relative path is relative to the playbook, as everywhere in Ansible.
-            source = self._loader.path_dwim(source)
-        try:
-            names, release = self._inspect(source, arguments)
-        except (SourceError, OSError) as error:
-            raise AnsibleActionFail(str(error)) from error
-        if boolean(arguments.pop("inspect", False), strict=False):
-            result.update(changed=False, id=release, path=os.path.join(str(arguments.get("releases") or ""), release))
-            return result
-
-        arguments["id"] = release
-        answer: dict[str, Any] = self._execute_module("steadfast.asgi.asgi_release", arguments, task_vars=task_vars)
-        if self._task.check_mode or answer.get("failed") or not answer.get("changed"):
-            return answer
-
-        remote = self._connection._shell.join_path(self._make_tmp_path(), "source.tar.gz")
+            source = self._loader.path_dwim(os.path.expanduser(source))
+        key = str(arguments.get("git_key") or "")
+        options = Options(
+            checksum=str(arguments.get("checksum") or ""),
+            git_key=self._loader.path_dwim(os.path.expanduser(key)) if key else "",
+            git_known_hosts=str(arguments.get("git_known_hosts") or ""),
+            git_submodules=boolean(arguments.get("git_submodules", False), strict=False),
+        )
         with tempfile.NamedTemporaryFile(prefix="asgi-release-", suffix=".tar.gz") as archive:
-            pack(source, names, archive)
-            archive.flush()
+            try:
+                with opened(source, options) as origin:
+                    plan, source = Plan(origin, arguments, self._loader), origin.pinned or source
+                if boolean(arguments.pop("inspect", False), strict=False):
+                    return result | {"changed": False, "id": plan.id, "path": os.path.join(plan.text("releases"), plan.id)}
+                told = {**arguments, "id": plan.id, "recipe": plan.recipe}
+                answer: dict[str, Any] = self._execute_module("steadfast.asgi.asgi_release", told, task_vars=task_vars)
+                if self._task.check_mode or answer.get("failed") or not answer.get("changed"):
+                    return answer
+                # Opened again: as long as it is open no other host's build may look at it.
+                with opened(source, options) as origin:
+                    again = Plan(origin, arguments, self._loader)
+                    if again.id != plan.id:
+                        raise SourceError("asgi_release_source (asgi_source) has just changed. Run this again when it is at rest.")
+                    pack(again.files, archive)
+                    archive.flush()
+            except (SourceError, OSError) as error:
+                raise AnsibleActionFail(str(error)) from error
+            remote = self._connection._shell.join_path(self._make_tmp_path(), "source.tar.gz")
             self._transfer_file(archive.name, remote)
         try:
-            answer = self._execute_module("steadfast.asgi.asgi_release", {**arguments, "archive": remote}, task_vars=task_vars)
+            answer = self._execute_module("steadfast.asgi.asgi_release", {**told, "archive": remote}, task_vars=task_vars)
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return answer
-
-    def _inspect(self, source: str, arguments: dict[str, Any]) -> tuple[list[str], str]:
-        """Return the source's files and the release's ID. Raises SourceError where there is nothing that can be deployed."""
-        if not os.path.isdir(source):
-            raise SourceError(f"asgi_release_source (asgi_source) is {source!r}, which is not a directory on the controller.")
-        for name, remedy in (
-            ("pyproject.toml", "Name the directory that has one, or make one with 'uv init --bare'"),
-            ("uv.lock", f"Make it with 'uv lock --project {source}'"),
-        ):
-            if not os.path.isfile(os.path.join(source, name)):
-                raise SourceError(f"asgi_release_source (asgi_source) is {source}, which has no {name}. {remedy}.")
-        project = read_toml(os.path.join(source, "pyproject.toml")).get("project")
-
-        names = source_files(source)
-        import_path = str(arguments.get("import_path") or "")
-        if import_path:
-            self._check_app(source, names, import_path)
-        recipe = [_RECIPE, str(arguments.get("python") or ""), str(arguments.get("server_requirements") or "")]
-        short = digest(source, names, recipe)[:12]
-        version = str(project.get("version") or "") if isinstance(project, dict) else ""
-        # A local version (1.0+abc) or an epoch would need quoting in a path; the digest says it all.
-        return names, f"{version}-{short}" if re.match(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}\Z", version) else short
-
-    @staticmethod
-    def _check_app(source: str, names: list[str], import_path: str) -> None:
-        """Raise SourceError if the application cannot be where `import_path` says.
-
-        A top-level package that the source does not have at all may come with one of the dependencies; that is judged on the
-        host, when they are installed.
-        """
-        package = re.split(r"[.:]", import_path, maxsplit=1)[0]
-        roots = sorted(
-            {os.path.join(source, name.removesuffix(f"{package}.py")) for name in names if f"/{name}".endswith(f"/{package}.py")}
-        ) + sorted(
-            {os.path.join(source, f"/{name}".partition(f"/{package}/")[0].lstrip("/")) for name in names if f"/{package}/" in f"/{name}"}
-        )
-        if not roots:
-            locked = {entry.get("name", "") for entry in read_toml(os.path.join(source, "uv.lock")).get("package", [])}
-            if package.replace("_", "-").lower() in locked:
-                return
-            missing = f"neither the source {source} nor its lock has a package {package}"
-        else:
-            missing = find_app(import_path, roots)
-        if missing:
-            raise SourceError(
-                f"asgi_release_import_path (asgi_import_path) is {import_path}, but {missing}. Write it as module:object, the way "
-                "Python imports it from the source directory."
-            )

@@ -39,7 +39,7 @@ _LITTER_DIRECTORIES = frozenset(
 _LITTER_FILES = re.compile(r"(.*\.py[co]|.*~|\.DS_Store|\.env|\.coverage|\.git)\Z")
 
 # What git sets for its hooks, and would then take for the work tree of the source.
-_GIT_PLACES = frozenset(["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"])
+GIT_PLACES = frozenset(["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"])
 
 # Needed whatever .gitignore says: without it there is nothing to build from.
 _ALWAYS = ("uv.lock",)
@@ -65,7 +65,7 @@ def source_files(directory: str) -> list[str]:
 def _git_files(directory: str) -> list[str] | None:
     """Return what git tracks or would track below `directory`, None if git has no say in it."""
     # In English, and of this directory: a hook that runs a playbook has other ideas in its environment.
-    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES} | {"LC_ALL": "C"}
+    environment = {name: value for name, value in os.environ.items() if name not in GIT_PLACES} | {"LC_ALL": "C"}
 
     def git(*arguments: str) -> list[str]:
         done = subprocess.run(["git", *arguments], cwd=directory, env=environment, capture_output=True, check=False)
@@ -134,12 +134,15 @@ def _mode_of(path: str) -> int:
     return mode
 
 
-def pack(directory: str, names: Iterable[str], stream: IO[bytes]) -> None:
-    """Write the named files to `stream` as a compressed tar archive, without owners, times or any mode but executable."""
+def pack(parts: Iterable[tuple[str, str, Iterable[str]]], stream: IO[bytes]) -> None:
+    """Write files to `stream` as a compressed tar archive, without owners, times or any mode but executable.
+
+    A part is the directory that files get in the archive ('' is none), the one that they are in, and their names.
+    """
     with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=3) as archive:
-        for name in names:
+        for prefix, directory, name in ((prefix, directory, name) for prefix, directory, names in parts for name in names):
             _mode_of(os.path.join(directory, name))
-            info = archive.gettarinfo(os.path.join(directory, name), arcname=name)
+            info = archive.gettarinfo(os.path.join(directory, name), arcname=os.path.join(prefix, name))
             info.uid = info.gid = 0
             info.uname = info.gname = ""
             info.mtime = 0

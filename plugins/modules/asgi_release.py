@@ -9,22 +9,76 @@ DOCUMENTATION = r"""
 module: asgi_release
 short_description: Build a release of a Python application, complete or absent
 description:
-  - Makes C(releases/ID) out of an application's source directory on the controller, with its own virtual environment built by
-    uv out of the application's C(uv.lock).
+  - Makes C(releases/ID) out of an application's source, with its own virtual environment built by uv.
   - The ID is derived from the source and from how it is built, so the same source gives the same ID and a second run changes
     nothing.
   - A release is complete when C(release.json) is in it, which is written last. What has none was interrupted. It is removed
-    by the next run, and M(steadfast.asgi.asgi_rollout) refuses it.
-  - The application's lock knows nothing of the server that runs it, so the packages of O(server_requirements) that the lock
-    does not have are added. Those that it has stay as they are.
+    by the next build, and M(steadfast.asgi.asgi_rollout) refuses it.
+  - uv and the build scripts of packages run as O(build_user), in a unit of systemd's that can write to nothing but the build.
+    When they have ended the result is made root's.
+  - The application knows nothing of the server that runs it, so the packages of O(server_requirements) that it does not bring
+    are added. Those that it brings stay as they are, unless they are too old.
 version_added: 0.1.0
 author:
   - steadfast.asgi contributors (@steadfast-asgi)
 options:
   source:
-    description: The source directory, on the controller. It holds C(pyproject.toml) and C(uv.lock).
-    type: path
+    description:
+      - A directory or an archive on the controller, C(git+URL@REF), the URL of an archive or wheel, a wheel or source
+        distribution on the controller, or a requirement (C(name==version)).
+      - git and downloads run on the controller, whatever the host can reach.
+    type: str
     required: true
+  subdirectory:
+    description: The directory in the source that is the application, with its C(pyproject.toml) or requirements. Empty is the whole source.
+    type: str
+    default: ''
+  checksum:
+    description: The digest of the file that O(source) names, as C(sha256:DIGITS). A URL needs it.
+    type: str
+    default: ''
+  git_key:
+    description: A private key on the controller that git uses with ssh.
+    type: str
+    default: ''
+  git_known_hosts:
+    description: The lines that ssh checks the git server's key against, in the form of C(known_hosts). Empty is the user's own file.
+    type: str
+    default: ''
+  git_submodules:
+    description: Whether submodules are fetched too.
+    type: bool
+    default: false
+  lock:
+    description:
+      - The file that says which packages are installed. Empty is the first that the source has of C(uv.lock), C(pylock.toml)
+        and C(requirements.txt).
+      - For a project a path in the source; for a wheel, a source distribution or a requirement one on the controller.
+    type: str
+    default: ''
+  require_hashes:
+    description: Whether every entry of a C(requirements.txt) has to have a hash.
+    type: bool
+    default: true
+  package:
+    description: The package of a workspace that is the application. For C(uv.lock).
+    type: str
+    default: ''
+  extras:
+    description: The application's extras that are installed too. For C(uv.lock).
+    type: list
+    elements: str
+    default: []
+  groups:
+    description: The dependency groups that are installed too. For C(uv.lock).
+    type: list
+    elements: str
+    default: []
+  wheelhouse:
+    description:
+      - A directory on the controller with all wheels that are needed. They are sent along, and nothing is fetched by the host.
+    type: str
+    default: ''
   releases:
     description: The directory on the host that the release is made in. It must exist.
     type: path
@@ -37,21 +91,81 @@ options:
     type: str
     default: ''
   python:
-    description: The interpreter on the host that the virtual environment is made from.
+    description:
+      - The interpreter that the virtual environment is made from, as a path on the host or as a version (C(3.13)).
+      - A version is taken from C(/usr/bin) or C(/usr/local/bin) if it is there, otherwise from O(python_root), where uv installs it.
     type: str
     default: /usr/bin/python3
+  python_root:
+    description: Where uv keeps the interpreters that it installs.
+    type: path
+    default: /opt/uv/python
+  python_mirror:
+    description: Where uv fetches interpreters from, C(https://) or C(file://), in place of its own address.
+    type: str
+    default: ''
   uv:
     description: The uv program on the host.
     type: path
     required: true
   cache:
-    description: uv's cache on the host. On the file system of O(releases), packages are hard links into it.
+    description:
+      - What is kept on the host for the next build, uv's cache (C(uv)) and the files of all releases (C(files)). On the file
+        system of O(releases), the files of a release are hard links into it.
     type: path
     default: /opt/uv/cache
+  build_user:
+    description:
+      - The system user that builds. It is made if there is none of that name.
+      - Empty is the user that runs the module, who then runs the build scripts of packages.
+    type: str
+    default: asgi-build
+  min_free:
+    description: Mebibytes that have to be free on the file systems of O(releases) and O(cache) before a build.
+    type: int
+    default: 500
   server_requirements:
     description:
       - Requirements of the server, each pinned with C(==) and with its hashes, in the form that C(uv pip compile
         --generate-hashes) prints.
+    type: str
+    default: ''
+  index_url:
+    description: The default package index. It may contain a user and a password. Empty is uv's default.
+    type: str
+    default: ''
+  indexes:
+    description: Further package indexes. Each is asked before the default one.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      url:
+        description: The address, without a user and a password.
+        type: str
+        required: true
+      username:
+        description: The user.
+        type: str
+        default: ''
+      password:
+        description: The password or token. Only uv and the build scripts on the host get to know it, by their environment.
+        type: str
+        default: ''
+  ca_bundle:
+    description: A file on the host with the certificate authorities to trust. Empty, uv trusts what it trusts by default.
+    type: str
+    default: ''
+  http_proxy:
+    description: The proxy for addresses with http.
+    type: str
+    default: ''
+  https_proxy:
+    description: The proxy for addresses with https.
+    type: str
+    default: ''
+  no_proxy:
+    description: Hosts to reach without the proxy, separated by commas.
     type: str
     default: ''
   inspect:
@@ -64,23 +178,27 @@ options:
   archive:
     description: The packed source on the host. Set by the action plugin of this name.
     type: path
+  recipe:
+    description: What to install. Set by the action plugin of this name.
+    type: dict
 attributes:
   check_mode:
     description: Says whether a release would be built.
     support: full
   diff_mode:
-    description: Names the new release.
+    description: Names the packages that differ from those of the live release. In check mode it only names the release.
     support: partial
-    details: The packages in it are not compared.
+    details: Which packages there will be is known when they are installed.
   idempotent:
     description: A second run with the same source changes nothing.
     support: full
 notes:
-  - Give uv's settings (an index, a proxy, a CA bundle) in the task's C(environment).
+  - Further settings of uv's can be given in the task's C(environment). They appear in process lists, so give no password there.
   - Inside a git work tree the source is what git tracks or would track, and C(uv.lock) in any case.
     Elsewhere it is all but the usual litter.
 seealso:
   - module: steadfast.asgi.asgi_rollout
+  - module: steadfast.asgi.asgi_prune
 """
 
 EXAMPLES = r"""
@@ -92,6 +210,12 @@ EXAMPLES = r"""
     uv: /opt/uv/0.13.8/bin/uv
     server_requirements: "{{ lookup('ansible.builtin.file', 'server-requirements.txt') }}"
   register: build
+
+- name: Build a release of what others wrote, from the package index
+  steadfast.asgi.asgi_release:
+    source: datasette==0.65.1
+    releases: /opt/data/releases
+    uv: /opt/uv/0.13.8/bin/uv
 """
 
 RETURN = r"""
@@ -105,70 +229,77 @@ path:
   returned: success
   type: str
   sample: /opt/shop/releases/1.4.0-9f2c1b7a3d10
+packages:
+  description: The packages that differ from those of the live release. A version is empty where the package is not there.
+  returned: when a release was built
+  type: list
+  elements: dict
+  sample: [{name: starlette, old: 1.9.0, new: 1.10.0}]
 steps:
   description: What was done, with the seconds that each step took.
   returned: when a release was built
   type: list
   elements: dict
-  sample: [{step: unpack, seconds: 0.02}, {step: sync, seconds: 1.31}]
+  sample: [{step: unpack, seconds: 0.02}, {step: install, seconds: 1.31}]
 """
 
 import contextlib
 import fcntl
+import glob
+import hashlib
 import json
 import os
-import re
 import shutil
 import tarfile
 import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
+from ansible_collections.steadfast.asgi.plugins.module_utils.build import Builder, BuildError, Store, clone, take_over
+from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
+    changes,
+    installed_packages,
+    missing_requirements,
+    site_packages,
+    too_old,
+)
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError, find_app, unpack
 
 MARK = "release.json"
+BUILDING = ".building"
 
 
-class BuildError(Exception):
-    """The release could not be built."""
+def with_credentials(url: str, username: str, password: str) -> str:
+    """Return a URL with a user and a password in it, in the form that uv wants them."""
+    parts = urlsplit(url)
+    user = ":".join(quote(part, safe="") for part in (username, password) if part)
+    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc}")) if user else url
 
 
-def missing_requirements(text: str, installed: set[str]) -> str:
-    """Return the entries of a hashed requirements file whose packages are not among `installed` (normalised names)."""
-    kept = []
-    entry: list[str] = []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith((" ", "\t")) and entry:
-            entry.append(line)
-            continue
-        if entry and normalise(re.split(r"[=\s;\[]", entry[0], maxsplit=1)[0]) not in installed:
-            kept += entry
-        entry = [line] if line and not line.startswith("#") else []
-    return "\n".join(kept) + "\n" if kept else ""
+def uv_environment(params: dict[str, Any]) -> dict[str, str]:
+    """Return the environment that tells uv of indexes, authorities and proxies."""
+    values = {
+        "UV_DEFAULT_INDEX": params["index_url"],
+        "UV_INDEX": " ".join(with_credentials(index["url"], index["username"], index["password"]) for index in params["indexes"]),
+        "SSL_CERT_FILE": params["ca_bundle"],
+        "http_proxy": params["http_proxy"],
+        "https_proxy": params["https_proxy"],
+        "no_proxy": params["no_proxy"],
+    }
+    return {name: value for name, value in values.items() if value}
 
 
-def normalise(name: str) -> str:
-    """Return a package's name in the form of PEP 503."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def installed_packages(venv: str) -> set[str]:
-    """Return the normalised names of the packages in a virtual environment."""
-    found = set()
-    for directory in site_packages(venv):
-        for name in os.listdir(directory):
-            if name.endswith(".dist-info"):
-                found.add(normalise(name[: -len(".dist-info")].rsplit("-", 1)[0]))
-    return found
-
-
-def site_packages(venv: str) -> list[str]:
-    library = os.path.join(venv, "lib")
-    return [os.path.join(library, name, "site-packages") for name in sorted(os.listdir(library)) if name.startswith("python")]
+def free_mebibytes(path: str) -> int:
+    """Return what is free for everybody on the file system that `path` is or would be on."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize >> 20
 
 
 class Build:
@@ -177,9 +308,18 @@ class Build:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params = module.params
-        self.path = os.path.join(self.params["releases"], self.params["id"])
+        self.recipe: dict[str, Any] = module.params["recipe"] or {}
+        self.releases: str = module.params["releases"]
+        self.path = os.path.join(self.releases, module.params["id"])
         self.app = os.path.join(self.path, "app")
         self.venv = os.path.join(self.path, ".venv")
+        # What is unpacked, and what the build may litter; it is gone when the release is complete.
+        self.work = os.path.join(self.path, "build")
+        self.source = os.path.join(self.work, "source")
+        self.cache = os.path.join(module.params["cache"], "uv")
+        self.store = Store(os.path.join(module.params["cache"], "files"))
+        self.builder = Builder(module.run_command, module.params["build_user"])
+        self.python = ""
         self.steps: list[dict[str, Any]] = []
 
     @property
@@ -192,50 +332,197 @@ class Build:
         yield
         self.steps.append({"step": name, "seconds": round(time.monotonic() - begun, 3)})
 
-    def uv(self, *arguments: str) -> None:
-        """Run uv on this release. Raises BuildError with uv's own words."""
-        command = [self.params["uv"], *arguments]
+    def execute(self, *command: str) -> str:
+        """Run a command as the user that builds. Raises BuildError with the command's own words."""
         environment = {
-            "UV_CACHE_DIR": self.params["cache"],
+            **uv_environment(self.params),
+            "UV_CACHE_DIR": self.cache,
+            "UV_LINK_MODE": "copy",
             "UV_PROJECT_ENVIRONMENT": self.venv,
-            "UV_PYTHON": self.params["python"],
+            "UV_PYTHON": self.python,
             "UV_PYTHON_DOWNLOADS": "never",
-            "UV_COMPILE_BYTECODE": "1",
+            "UV_COMPILE_BYTECODE": "0",
             "UV_NO_PROGRESS": "1",
             "PYTHONDONTWRITEBYTECODE": "",
         }
-        rc, stdout, stderr = self.module.run_command(command, cwd=self.app, environ_update=environment)
+        if self.recipe.get("wheelhouse"):
+            environment |= {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": os.path.join(self.work, "wheelhouse")}
+        cwd = self.source if os.path.isdir(self.source) else self.work
+        rc, stdout, stderr = self.builder.run(command, cwd, environment, [self.work, self.venv, self.cache])
         if rc != 0:
-            raise BuildError(f"'{' '.join(command)}' failed in {self.app}: {(stderr or stdout).strip()}")
+            said = (stderr or stdout).strip()
+            raise BuildError(f"'{' '.join(command)}' failed in {cwd}: {said or f'it ended with {rc} and said nothing'}")
+        return stdout
+
+    def uv(self, *arguments: str) -> str:
+        return self.execute(self.params["uv"], *arguments)
+
+    def find_python(self) -> str:
+        """Return the interpreter's path, '' for a version that uv would have to install. Raises BuildError for a path to nothing."""
+        wanted: str = self.params["python"]
+        if wanted.startswith("/"):
+            if not os.access(wanted, os.X_OK):
+                raise BuildError(
+                    f"python (asgi_release_python) is {wanted}, and this host has no such program. Install it, or give a version such "
+                    "as 3.13, which uv installs."
+                )
+            return wanted
+        places = [f"/usr/bin/python{wanted}", f"/usr/local/bin/python{wanted}"]
+        minor = ".".join(wanted.split(".")[:2])
+        managed = sorted(glob.glob(os.path.join(self.params["python_root"], f"cpython-{wanted}*-linux-*", "bin", f"python{minor}")))
+        return next((place for place in [*places, *reversed(managed)] if os.access(place, os.X_OK)), "")
+
+    def install_python(self) -> str:
+        """Have uv install an interpreter, for all applications of the host. It is unpacked, and none of it is run as root."""
+        wanted: str = self.params["python"]
+        command = [self.params["uv"], "python", "install", "--no-bin", "--no-config", wanted]
+        environment = {
+            **uv_environment(self.params),
+            "UV_PYTHON_INSTALL_DIR": self.params["python_root"],
+            "UV_PYTHON_INSTALL_MIRROR": self.params["python_mirror"],
+            "UV_CACHE_DIR": os.path.join(self.params["python_root"], ".cache"),
+            "UV_NO_PROGRESS": "1",
+        }
+        values = {name: value for name, value in environment.items() if value}
+        rc, stdout, stderr = self.module.run_command(command, environ_update=values)
+        shutil.rmtree(values["UV_CACHE_DIR"], ignore_errors=True)
+        found = self.find_python()
+        if rc != 0 or not found:
+            raise BuildError(
+                f"python (asgi_release_python) is {wanted}, which is not on this host, and uv cannot install it: "
+                f"{(stderr or stdout).strip()}. Where there is no way to uv's own address, name a mirror (asgi_release_python_mirror) or "
+                "a path on the host."
+            )
+        return found
+
+    def check_space(self) -> None:
+        for name in ("releases", "cache"):
+            free = free_mebibytes(self.params[name])
+            if free < self.params["min_free"]:
+                raise BuildError(
+                    f"{free} MiB are free for {self.params[name]}, and min_free (asgi_release_min_free) is {self.params['min_free']}. "
+                    "Remove releases that are not needed any more, or what else fills the disk."
+                )
+
+    def check_uv(self) -> None:
+        if not os.access(self.params["uv"], os.X_OK):
+            raise BuildError(f"uv (asgi_release_uv) is {self.params['uv']}, and this host has no such program. Apply asgi_uv first.")
 
     def run(self) -> None:
         """Build in the final place, since a virtual environment holds its own path; the mark comes last."""
-        if os.path.lexists(self.path):
-            with self.step("clean"):
-                shutil.rmtree(self.path)
-        os.mkdir(self.path, 0o755)
+        self.check_uv()
+        with self.step("prepare"):
+            self.builder.prepare()
+            self.clean()
+            self.check_space()
+            self.python = self.find_python() or self.install_python()
         try:
-            with self.step("unpack"), open(self.params["archive"], "rb") as stream:
-                unpack(stream, self.app)
-            with self.step("sync"):
-                self.uv("sync", "--frozen", "--no-dev", "--no-editable")
+            with self.step("unpack"):
+                self.unpack()
+            with self.step("install"):
+                self.install()
             with self.step("server"):
                 self.add_server()
+            with self.step("take over"):
+                take_over(self.venv, self.builder, self.store, final=False)
+            with self.step("compile"):
+                self.compile()
             self.check_app()
-            self.mark()
+            with self.step("finish"):
+                self.finish()
         except BaseException:
+            self.builder.stop()
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 
+    def clean(self) -> None:
+        """Remove what interrupted builds have left, of this release and of others."""
+        names = [name for name in os.listdir(self.releases) if os.path.exists(os.path.join(self.releases, name, BUILDING))]
+        for path in {self.path, *(os.path.join(self.releases, name) for name in names)}:
+            if os.path.lexists(path):
+                shutil.rmtree(path)
+
+    def unpack(self) -> None:
+        os.mkdir(self.path, 0o755)
+        with open(os.path.join(self.path, BUILDING), "wb"):
+            pass
+        with open(self.params["archive"], "rb") as stream:
+            unpack(stream, self.work)
+        if os.path.isdir(self.source):
+            # A build writes into the source that it builds from. The application's own stays as it came.
+            shutil.copytree(self.source, self.app, symlinks=True)
+        else:
+            os.mkdir(self.app, 0o755)
+        os.mkdir(self.venv, 0o755)
+        for directory, mode in ((self.params["cache"], 0o755), (self.store.directory, 0o700), (self.cache, 0o700)):
+            if not os.path.isdir(directory):
+                os.makedirs(directory, mode)
+        os.chown(self.cache, self.builder.uid, self.builder.gid)
+        os.chown(self.venv, self.builder.uid, self.builder.gid)
+        self.builder.give(self.work)
+
+    def environment_key(self) -> str:
+        """Return what two releases have in common whose packages are the same, but for the application itself; '' without a lock."""
+        if not self.recipe["lock"]:
+            return ""
+        with open(os.path.join(self.work, self.recipe["lock"]), "rb") as stream:
+            total = hashlib.sha256(stream.read())
+        told = [self.recipe, os.path.realpath(self.python), self.python, self.params["server_requirements"]]
+        total.update(json.dumps(told, sort_keys=True).encode())
+        return total.hexdigest()
+
+    def equal_release(self) -> str:
+        """Return the path of the newest release whose virtual environment this one can begin with, '' if there is none."""
+        key, found = self.environment_key(), []
+        for mark in glob.glob(os.path.join(glob.escape(self.releases), "*", MARK)):
+            with contextlib.suppress(OSError, ValueError), open(mark, encoding="utf-8") as stream:
+                content = json.load(stream)
+                if key and content.get("environment") == key:
+                    found.append((content["built"], os.path.dirname(mark)))
+        return max(found)[1] if found else ""
+
+    def install(self) -> None:
+        """Install the application's packages, and the application itself where it is a package."""
+        equal = self.equal_release()
+        if equal:
+            clone(os.path.join(equal, ".venv"), self.venv, self.builder)
+        lock, offline = self.recipe["lock"], self.recipe.get("wheelhouse")
+        if self.recipe["format"] == "uv" and not offline:
+            # Inexact, because an environment to begin with has the server in it already.
+            self.uv("sync", "--frozen", "--no-dev", "--no-editable", "--inexact", *self.recipe["options"])
+            return
+        if not equal:
+            self.uv("venv", "--python", self.python, self.venv)
+        locked = os.path.join(self.work, lock) if lock else ""
+        if self.recipe["format"] == "uv":
+            locked = os.path.join(self.work, "requirements.txt")
+            self.uv("export", "--quiet", "--frozen", "--no-dev", "--no-emit-workspace", "--output-file", locked, *self.recipe["options"])
+        pip = ("pip", "install", "--python", self.venv)
+        if locked and not equal:
+            self.uv(*pip, *(["--require-hashes"] if self.recipe["hashes"] else []), "--requirement", locked)
+        for each in self.recipe["install"]:
+            path = os.path.join(self.work, each)
+            self.uv(*pip, *(["--no-deps"] if locked else []), path if os.path.exists(path) else each)
+
     def add_server(self) -> None:
-        """Add the server's packages that the application's lock does not have."""
-        wanted = missing_requirements(self.params["server_requirements"], installed_packages(self.venv))
+        """Add the server's packages that the application does not bring, and refuse those that are too old."""
+        installed = installed_packages(self.venv)
+        old = too_old(installed)
+        if old:
+            raise BuildError(" ".join([*old, "Raise it in the application's dependencies, or take it out: the role brings its own."]))
+        wanted = missing_requirements(self.params["server_requirements"], installed)
         if wanted:
-            requirements = os.path.join(self.path, "server-requirements.txt")
+            requirements = os.path.join(self.work, "server-requirements.txt")
             with open(requirements, "w", encoding="utf-8") as stream:
                 stream.write(wanted)
             self.uv("pip", "install", "--python", self.venv, "--no-deps", "--require-hashes", "--requirement", requirements)
         self.uv("pip", "check", "--python", self.venv)
+
+    def compile(self) -> None:
+        """Compile bytecode. A package may contain what does not compile; that is no reason not to use the rest."""
+        directories = site_packages(self.venv)
+        with contextlib.suppress(BuildError, OSError):
+            self.execute(f"{self.venv}/bin/python", "-m", "compileall", "-q", "-j", "0", *directories)
 
     def check_app(self) -> None:
         if self.params["import_path"]:
@@ -243,33 +530,85 @@ class Build:
             if missing:
                 raise BuildError(f"import_path (asgi_import_path) is {self.params['import_path']}, but {missing}.")
 
-    def mark(self) -> None:
+    def finish(self) -> None:
         """Declare the release complete, durably: first all that is in it, then the mark."""
+        mark = {
+            "id": self.params["id"],
+            "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "environment": self.environment_key(),
+        }
         # uv leaves its lock behind, which everybody may write to.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.venv, ".lock"))
+        take_over(self.venv, self.builder, self.store, final=True)
+        shutil.rmtree(self.work)
         os.sync()
         temporary = os.path.join(self.path, f".{MARK}")
         with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump({"id": self.params["id"], "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, stream)
+            json.dump(mark, stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, os.path.join(self.path, MARK))
+        os.unlink(os.path.join(self.path, BUILDING))
+
+    def changed_packages(self) -> list[dict[str, str]]:
+        """Return how the packages differ from those of the release that is live."""
+        live = os.path.join(os.path.dirname(self.releases), "slots", "live", "release", ".venv")
+        return changes(installed_packages(live), installed_packages(self.venv))
+
+
+def describe(release: str, packages: list[dict[str, str]]) -> str:
+    """Return the diff for people."""
+    lines = [f"+ release {release}"]
+    for package in packages:
+        sign = "+" if not package["old"] else "-" if not package["new"] else "~"
+        lines.append(f"{sign} {package['name']} {' -> '.join(version for version in (package['old'], package['new']) if version)}")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
+    text = {"type": "str", "default": ""}
+    secret = {"type": "str", "default": "", "no_log": True}
     module = AnsibleModule(
         argument_spec={
-            "source": {"type": "path", "required": True},
+            "source": {"type": "str", "required": True},
+            "subdirectory": text,
+            "checksum": text,
+            "git_key": {"type": "str", "default": "", "no_log": False},
+            "git_known_hosts": text,
+            "git_submodules": {"type": "bool", "default": False},
+            "lock": text,
+            "require_hashes": {"type": "bool", "default": True},
+            "package": text,
+            "extras": {"type": "list", "elements": "str", "default": []},
+            "groups": {"type": "list", "elements": "str", "default": []},
+            "wheelhouse": text,
             "releases": {"type": "path", "required": True},
-            "import_path": {"type": "str", "default": ""},
+            "import_path": text,
             "python": {"type": "str", "default": "/usr/bin/python3"},
+            "python_root": {"type": "path", "default": "/opt/uv/python"},
+            "python_mirror": text,
             "uv": {"type": "path", "required": True},
             "cache": {"type": "path", "default": "/opt/uv/cache"},
-            "server_requirements": {"type": "str", "default": ""},
+            "build_user": {"type": "str", "default": "asgi-build"},
+            "min_free": {"type": "int", "default": 500},
+            "server_requirements": text,
+            # Each may contain a password.
+            "index_url": secret,
+            "indexes": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"url": {"type": "str", "required": True}, "username": text, "password": secret},
+            },
+            "http_proxy": secret,
+            "https_proxy": secret,
+            "ca_bundle": text,
+            "no_proxy": {"type": "str", "default": "", "no_log": False},
             "inspect": {"type": "bool", "default": False},
             "id": {"type": "str"},
             "archive": {"type": "path"},
+            "recipe": {"type": "dict"},
         },
         supports_check_mode=True,
     )
@@ -278,21 +617,32 @@ def main() -> None:
     # The application's user reads the release, whatever the host's default is.
     os.umask(0o022)
     build = Build(module)
-    result = {"id": module.params["id"], "path": build.path}
+    result: dict[str, Any] = {"id": module.params["id"], "path": build.path}
     if build.complete:
         module.exit_json(changed=False, **result)
-    result["diff"] = {"before": "", "after": f"release {module.params['id']}\n"}
-    # Without an archive this is the question whether one is needed.
-    if module.check_mode or not module.params["archive"]:
-        module.exit_json(changed=True, **result)
     try:
-        with open(os.path.join(module.params["releases"], ".lock"), "w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        build.find_python()
+        # Without an archive this is the question whether one is needed.
+        if module.check_mode or not module.params["archive"]:
+            module.exit_json(changed=True, diff={"prepared": describe(module.params["id"], [])}, **result)
+        with open(os.path.join(module.params["releases"], ".lock"), "w", encoding="utf-8") as own, host_lock(build.builder):
+            fcntl.flock(own, fcntl.LOCK_EX)
             if not build.complete:
                 build.run()
+        packages = build.changed_packages()
     except (BuildError, SourceError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
         module.fail_json(msg=f"The release was not built, and nothing is left of it. {to_native(error)}", steps=build.steps)
-    module.exit_json(changed=True, steps=build.steps, **result)
+    diff = {"prepared": describe(module.params["id"], packages)}
+    module.exit_json(changed=True, steps=build.steps, packages=packages, diff=diff, **result)
+
+
+@contextlib.contextmanager
+def host_lock(builder: Builder) -> Iterator[None]:
+    """Let one build at a time have the user that builds. The kernel drops the lock when this process ends."""
+    with open("/run/asgi-build.lock" if builder.name else os.devnull, "w", encoding="utf-8") as stream:
+        if builder.name:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 if __name__ == "__main__":

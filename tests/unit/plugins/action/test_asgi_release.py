@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +72,8 @@ def test_the_id_depends_on_the_source_and_on_how_it_is_built(inspect: Inspect, s
     seen.append(inspect()["id"])
     (source / "app/new.py").write_text("")
     seen.append(inspect()["id"])
-    assert len(set(seen)) == 6
+    seen.append(inspect(require_hashes=False)["id"])
+    assert len(set(seen)) == 7
 
 
 def test_where_it_is_built_does_not_change_the_id(inspect: Inspect) -> None:
@@ -124,6 +126,98 @@ def test_a_source_that_cannot_be_deployed_is_refused(
     with pytest.raises(AnsibleActionFail, match=re.escape(said)) as refused:
         inspect()
     assert str(source) in str(refused.value)
+
+
+def test_a_repository_gives_its_commit_to_the_id(inspect: Inspect, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for arguments in (["init", "-qb", "main"], ["add", "-f", "."], ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"]):
+        subprocess.run(["git", *arguments], cwd=source, check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=source, check=True, capture_output=True, text=True).stdout
+    url = f"git+file://{source}@main"
+    assert inspect(source=url)["id"].startswith(f"{commit[:12]}-")
+    assert inspect(source=url)["id"] != inspect(source=url, python="3.13")["id"]
+    with pytest.raises(AnsibleActionFail, match="defines no 'nothing'"):
+        inspect(source=url, import_path="app.main:nothing")
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "deploy/prod.txt", "pylock.toml"])
+def test_a_project_can_do_with_a_file_of_requirements(inspect: Inspect, source: Path, lock: str) -> None:
+    (source / "uv.lock").unlink()
+    (source / "pyproject.toml").unlink()
+    (source / "deploy").mkdir()
+    toml = 'lock-version = "1.0"\n[[packages]]\nname = "shared-app"\nversion = "1"\n'
+    (source / lock).write_text(toml if lock.endswith("toml") else "shared-app==1 --hash=sha256:aa\n")
+    given = lock if "/" in lock else ""
+    assert re.fullmatch("[0-9a-f]{12}", inspect(lock=given)["id"])
+    assert inspect(lock=given, import_path="shared_app.main:app")["changed"] is False
+    with pytest.raises(AnsibleActionFail, match="has a package shpo"):
+        inspect(lock=given, import_path="shpo.main:app")
+
+
+def test_an_application_in_a_subdirectory_stands_alone(inspect: Inspect, source: Path) -> None:
+    alone = inspect()["id"]
+    (source.parent / "more").mkdir()
+    source.rename(source.parent / "more/backend")
+    (source.parent / "more/README").write_text("more")
+    found = inspect(source=str(source.parent / "more"), subdirectory="backend")
+    assert found["id"] != alone
+    (source.parent / "more/README").write_text("changed")
+    assert inspect(source=str(source.parent / "more"), subdirectory="backend") == found
+
+
+def test_a_requirement_is_its_version_and_how_it_is_built(inspect: Inspect, tmp_path: Path) -> None:
+    first = inspect(source="datasette==0.65.1", import_path="datasette.app:Datasette")["id"]
+    assert re.fullmatch(r"0\.65\.1-[0-9a-f]{12}", first)
+    (tmp_path / "lock.txt").write_text("datasette==0.65.1 --hash=sha256:aa\n")
+    second = inspect(source="datasette==0.65.1", lock=str(tmp_path / "lock.txt"))["id"]
+    (tmp_path / "lock.txt").write_text("datasette==0.65.1 --hash=sha256:bb\n")
+    assert len({first, second, inspect(source="datasette==0.65.1", lock=str(tmp_path / "lock.txt"))["id"]}) == 3
+    assert inspect(source="other==0.65.1")["id"] != first
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "a subdirectory that is not there": ({"subdirectory": "backend"}, "asgi_release_subdirectory is backend"),
+    "a subdirectory outside": ({"subdirectory": "../other"}, r"asgi_release_subdirectory is \.\./other"),
+    "a subdirectory that is a file": ({"subdirectory": "pyproject.toml"}, "asgi_release_subdirectory"),
+    "a lock outside": ({"lock": "../requirements.txt"}, "asgi_release_lock is ../requirements.txt"),
+    "a lock with a path of its own": ({"lock": "/etc/requirements.txt"}, "Name a file in the source"),
+    "a lock that is not there": ({"lock": "requirements/prod.txt"}, "Correct asgi_release_lock"),
+    "uv.lock of another directory": ({"lock": "backend/uv.lock"}, "asgi_release_subdirectory"),
+    "requirements without hashes": ({"lock": "bare.txt"}, "--generate-hashes"),
+    "a group for requirements": ({"lock": "hashed.txt", "groups": ["x"]}, "need a uv.lock"),
+    "a package for requirements": ({"lock": "hashed.txt", "package": "shop"}, "need a uv.lock"),
+    "a pylock that is none": ({"lock": "pylock.toml"}, "cannot be read"),
+    "an unknown package": ({"package": "shpo"}, "asgi_release_package is shpo"),
+    "an unknown extra": ({"extras": ["fast"]}, "asgi_release_extras names fast"),
+    "an unknown group": ({"groups": ["prod"]}, "asgi_release_groups names prod"),
+    "a server that is too old": ({"lock": "old.txt"}, "gunicorn 21.2.0, and 22 or later is needed"),
+    "no wheelhouse": ({"wheelhouse": "/nowhere"}, "asgi_release_wheelhouse.*pip download"),
+    "an empty wheelhouse": ({"wheelhouse": "app"}, "asgi_release_wheelhouse.*pip download"),
+    "extras beside a requirement": ({"source": "datasette==1.0", "extras": ["x"]}, r"NAME\[EXTRA\]==VERSION"),
+    "a subdirectory of a requirement": ({"source": "datasette==1.0", "subdirectory": "x"}, "asgi_release_subdirectory is for a project"),
+    "a lock for a requirement that is not there": ({"source": "datasette==1.0", "lock": "/nowhere.txt"}, "uv pip compile"),
+    "uv.lock for a requirement": ({"source": "datasette==1.0", "lock": "uv.lock"}, "requirements.txt or pylock.toml"),
+    "a requirement that floats": ({"source": "datasette>=1.0"}, "a requirement such as"),
+    "a URL without a checksum": ({"source": "https://example.org/shop.tar.gz"}, "asgi_release_checksum"),
+    "a URL with a password": ({"source": "git+https://me:hunter2@example.org/shop"}, "asgi_release_git_key"),
+    "a key that is not there": ({"source": "git+file:///nowhere", "git_key": "/nowhere/key"}, "asgi_release_git_key"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_by_the_variable_s_name(inspect: Inspect, source: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(source.parent / "cache"))
+    (source / "bare.txt").write_text("six==1.17.0\n")
+    (source / "hashed.txt").write_text("six==1.17.0 --hash=sha256:aa\n")
+    (source / "old.txt").write_text("gunicorn==21.2.0 --hash=sha256:aa\n")
+    (source / "pylock.toml").write_text("[[packages\n")
+    (source / "uv.lock").write_text(LOCK + 'source = { virtual = "." }\n')
+    arguments, said = BAD[case]
+    if arguments.get("wheelhouse") == "app":
+        arguments = {"wheelhouse": str(source / "app")}
+    with pytest.raises(AnsibleActionFail, match=said) as refused:
+        inspect(**{"import_path": "", **arguments})
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("source_given", ["", "/nonexistent/source"])

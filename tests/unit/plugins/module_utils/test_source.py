@@ -248,7 +248,7 @@ def test_content_does_not_move_between_files_unnoticed(source: Path) -> None:
 
 def sent(source: Path, target: Path) -> None:
     stream = io.BytesIO()
-    pack(str(source), source_files(str(source)), stream)
+    pack([("", str(source), source_files(str(source)))], stream)
     stream.seek(0)
     unpack(stream, str(target))
 
@@ -278,7 +278,7 @@ def test_what_is_neither_file_nor_link_is_refused(source: Path) -> None:
     os.mkfifo(source / "pipe")
     assert source_files(str(source)) == ["pipe"]
     with pytest.raises(SourceError, match="pipe is neither a file nor a link"):
-        pack(str(source), ["pipe"], io.BytesIO())
+        pack([("", str(source), ["pipe"])], io.BytesIO())
     # Reading it would wait for a writer for ever.
     with pytest.raises(SourceError, match="pipe is neither a file nor a link"):
         digest(str(source), ["pipe"], [])

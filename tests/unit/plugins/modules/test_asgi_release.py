@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,8 @@ Uvicorn_Worker==0.4.0 ; python_version < '4' \\
     --hash=sha256:dd
 """
 
+RECIPE = {"lock": "source/uv.lock", "format": "uv", "options": ["--extra", "fast"], "install": [], "hashes": True, "wheelhouse": False}
+
 Build = Callable[..., dict[str, Any]]
 
 
@@ -67,7 +70,7 @@ def archive(tmp_path: Path) -> str:
     (source / "app/main.py").write_text("app = 1\n")
     (source / "uv.lock").write_text("fastapi-0.1 h11-0.14.0 typing_extensions-4")
     with open(tmp_path / "source.tar.gz", "wb") as stream:
-        pack(str(source), source_files(str(source)), stream)
+        pack([("source", str(source), source_files(str(source)))], stream)
     return str(tmp_path / "source.tar.gz")
 
 
@@ -96,6 +99,9 @@ def build(
             "server_requirements": SERVER,
             "id": "1.0-abc",
             "archive": archive,
+            "recipe": RECIPE,
+            "python": sys.executable,
+            "build_user": "",
         }
         return run_module(asgi_release.main, **{**given, **arguments})
 
@@ -111,10 +117,10 @@ def test_a_release_is_built_once(build: Build, releases: Path, log: Path) -> Non
     release = releases / "1.0-abc"
     first = build()
     assert (first["changed"], first["id"], first["path"]) == (True, "1.0-abc", str(release))
-    assert [step["step"] for step in first["steps"]] == ["unpack", "sync", "server"]
+    assert [step["step"] for step in first["steps"]] == ["prepare", "unpack", "install", "server", "take over", "compile", "finish"]
     assert (release / "app/app/main.py").read_text() == "app = 1\n"
     assert json.loads((release / "release.json").read_text())["id"] == "1.0-abc"
-    assert f"{release}/app: sync --frozen --no-dev" in log.read_text()
+    assert f"{release}/build/source: sync --frozen --no-dev --no-editable --inexact --extra fast" in log.read_text()
     calls = log.read_text()
 
     second = build()
@@ -229,26 +235,3 @@ def test_the_releases_can_be_read_by_the_service(build: Build, releases: Path, u
 
 def test_the_module_alone_says_how_it_is_to_be_used(build: Build) -> None:
     assert "action plugin" in build(id=None)["msg"]
-
-
-@pytest.mark.parametrize(
-    ("installed", "kept"),
-    [
-        (set(), ["gunicorn", "h11", "Uvicorn_Worker"]),
-        ({"h11"}, ["gunicorn", "Uvicorn_Worker"]),
-        ({"uvicorn-worker", "gunicorn"}, ["h11"]),
-        ({"gunicorn", "h11", "uvicorn-worker"}, []),
-        ({"uvicorn", "gunicorn-extra"}, ["gunicorn", "h11", "Uvicorn_Worker"]),
-    ],
-)
-def test_requirements_are_kept_or_dropped_with_their_hashes(installed: set[str], kept: list[str]) -> None:
-    text = asgi_release.missing_requirements(SERVER, installed)
-    assert [line.split("==")[0] for line in text.splitlines() if "==" in line and not line.startswith(" ")] == kept
-    assert ("sha256:bb" in text) is ("gunicorn" in kept)
-    assert ("sha256:cc" in text) is ("h11" in kept)
-    assert "made by" not in text
-
-
-def test_extras_and_urls_do_not_hide_a_package() -> None:
-    text = "uvicorn[standard]==1\nhttptools;python_version>'3'\nanyio @ https://example.org/anyio.whl\n"
-    assert asgi_release.missing_requirements(text, {"uvicorn", "httptools", "anyio"}) == ""

@@ -1,0 +1,140 @@
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read the files that say which packages an application needs, on the controller, and refuse what would fail on the host."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.packages import normalise
+from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
+
+LOCKS = ("uv.lock", "pylock.toml", "requirements.txt")
+
+_NAME = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*\(?([^;@)]*)\)?")
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Return a TOML file's content. Raises SourceError where it has none."""
+    with open(path, "rb") as stream:
+        try:
+            return tomllib.load(stream)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SourceError(f"{path} cannot be read: {error}. Mend it; a lock is made anew by 'uv lock'.") from error
+
+
+def format_of(path: str) -> str:
+    """Return what kind of file this is by its name: uv, pylock or requirements."""
+    name = os.path.basename(path)
+    if name == "uv.lock":
+        return "uv"
+    return "pylock" if re.match(r"pylock([.][^.]+)?[.]toml\Z", name) else "requirements"
+
+
+def locked_packages(path: str) -> dict[str, str]:
+    """Return the packages that a lock names: normalised name, version (the first, if there are several)."""
+    found: dict[str, str] = {}
+    if format_of(path) == "requirements":
+        for name, specifier, _hashed in requirements(path):
+            found.setdefault(name, specifier.partition("==")[2])
+        return found
+    content = read_toml(path)
+    for package in content.get("package", content.get("packages", [])):
+        found.setdefault(normalise(str(package.get("name", ""))), str(package.get("version", "")))
+    return found
+
+
+# uv.lock
+
+
+def check_uv_lock(directory: str, package: str, extras: Iterable[str], groups: Iterable[str]) -> None:
+    """Raise SourceError if a lock cannot be what its project was locked to, or lacks what is asked for."""
+    path = os.path.join(directory, "uv.lock")
+    locked = read_toml(path).get("package", [])
+    members: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for entry in locked:
+        place = next((entry["source"][kind] for kind in ("editable", "virtual") if kind in entry.get("source", {})), None)
+        if place is not None and os.path.isfile(os.path.join(directory, place, "pyproject.toml")):
+            members[entry["name"]] = (entry, read_toml(os.path.join(directory, place, "pyproject.toml")))
+    for name, (entry, project) in members.items():
+        difference = _difference(entry.get("metadata", {}), project.get("project", {}))
+        if difference:
+            raise SourceError(
+                f"{path} does not match pyproject.toml: {difference} of {name}. Bring it up to date with 'uv lock --project {directory}', "
+                "and see with 'uv lock --check' that it is."
+            )
+    if package and normalise(package) not in members:
+        known = ", ".join(sorted(members)) or "none"
+        raise SourceError(f"asgi_release_package is {package}, and {path} has no such package of the workspace (it has {known}).")
+    root = os.path.join(directory, "pyproject.toml")
+    chosen = members[normalise(package)][1] if package else read_toml(root)
+    for variable, asked, there in (
+        ("asgi_release_extras", extras, chosen.get("project", {}).get("optional-dependencies", {})),
+        ("asgi_release_groups", groups, {**read_toml(root).get("dependency-groups", {}), **chosen.get("dependency-groups", {})}),
+    ):
+        for name in asked:
+            if normalise(name) not in map(normalise, there):
+                known = ", ".join(sorted(there)) or "none"
+                raise SourceError(f"{variable} names {name}, and pyproject.toml has no such thing (it has {known}).")
+
+
+def _difference(metadata: dict[str, Any], project: dict[str, Any]) -> str:
+    """Return what a project asks for and its lock does not know, or the other way round; '' if they agree."""
+    dynamic = project.get("dynamic", [])
+    wanted = set() if "dependencies" in dynamic else {_split(text) for text in project.get("dependencies", [])}
+    if "optional-dependencies" not in dynamic:
+        for texts in project.get("optional-dependencies", {}).values():
+            wanted |= {_split(text) for text in texts}
+    name = normalise(str(project.get("name", "")))
+    # An extra may be made of others of the same project.
+    wanted = {each for each in wanted if each[0] != name}
+    known = {(normalise(each["name"]), _specifiers(each.get("specifier", ""))) for each in metadata.get("requires-dist", [])}
+    known = {each for each in known if each[0] != name}
+    if {"dependencies", "optional-dependencies"} & set(dynamic):
+        known &= wanted
+    for extra, sentence in ((wanted - known, "the lock does not have"), (known - wanted, "only the lock has")):
+        if extra:
+            package, specifiers = min(extra, key=lambda each: each[0])
+            return f"{sentence} the dependency '{package}{','.join(sorted(specifiers))}'"
+    return ""
+
+
+def _split(requirement: str) -> tuple[str, frozenset[str]]:
+    match = _NAME.match(requirement)
+    return (normalise(match.group(1)), _specifiers(match.group(2))) if match else (requirement, frozenset())
+
+
+def _specifiers(text: str) -> frozenset[str]:
+    return frozenset(part for part in re.sub(r"\s", "", text).split(",") if part)
+
+
+# requirements.txt
+
+
+def requirements(path: str) -> list[tuple[str, str, bool]]:
+    """Return the entries of a requirements file: normalised name, specifier, has it a hash."""
+    with open(path, encoding="utf-8") as stream:
+        text = re.sub(r"\\\r?\n", " ", stream.read())
+    found = []
+    for line in text.splitlines():
+        entry = re.sub(r"(^|\s)#.*", "", line).strip()
+        if entry and not entry.startswith("-"):
+            match = _NAME.match(entry.split("--hash")[0])
+            name, specifier = (match.group(1), match.group(2).strip()) if match else (entry, "")
+            found.append((normalise(name), specifier, "--hash" in entry))
+    return found
+
+
+def check_requirements(path: str, require_hashes: bool) -> None:
+    """Raise SourceError if an entry has no hash and needs one."""
+    bare = [name for name, _specifier, hashed in requirements(path) if not hashed]
+    if require_hashes and bare:
+        raise SourceError(
+            f"{path} has no hash for {', '.join(bare[:5])}{' and more' if bare[5:] else ''}. Make it with 'uv pip compile "
+            "--generate-hashes', or set asgi_release_require_hashes to false."
+        )

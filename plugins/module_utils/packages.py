@@ -1,0 +1,72 @@
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The packages of a virtual environment: which are there, which are missing, which are too old, what changes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+# The oldest server that a release may bring, and why.
+OLDEST = {
+    "gunicorn": ((22,), "older ones let requests be smuggled in behind others (CVE-2024-1135)"),
+    "uvicorn": ((0, 30), "older ones start and stop workers in another way, which asgi_service does not know"),
+    "hypercorn": ((0, 17), "older ones have other settings than asgi_service writes"),
+}
+
+
+def normalise(name: str) -> str:
+    """Return a package's name in the form of PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def site_packages(venv: str) -> list[str]:
+    """Return the directories of a virtual environment that packages are installed in."""
+    library = os.path.join(venv, "lib")
+    names = sorted(os.listdir(library)) if os.path.isdir(library) else []
+    return [os.path.join(library, name, "site-packages") for name in names if name.startswith("python")]
+
+
+def installed_packages(venv: str) -> dict[str, str]:
+    """Return the packages in a virtual environment: normalised name, version."""
+    found = {}
+    for directory in site_packages(venv):
+        for name in os.listdir(directory):
+            if name.endswith(".dist-info"):
+                package, _dash, version = name.removesuffix(".dist-info").rpartition("-")
+                found[normalise(package or version)] = version if package else ""
+    return found
+
+
+def missing_requirements(text: str, installed: Mapping[str, str]) -> str:
+    """Return the entries of a hashed requirements file whose packages are not among `installed`."""
+    kept = []
+    entry: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith((" ", "\t")) and entry:
+            entry.append(line)
+            continue
+        if entry and normalise(re.split(r"[=\s;\[]", entry[0], maxsplit=1)[0]) not in installed:
+            kept += entry
+        entry = [line] if line and not line.startswith("#") else []
+    return "\n".join(kept) + "\n" if kept else ""
+
+
+def too_old(packages: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each server among `packages` that a release must not bring."""
+    found = []
+    for name, (oldest, reason) in OLDEST.items():
+        version = packages.get(name, "")
+        numbers = tuple(int(number) for number in re.findall(r"\d+", re.split(r"[a-z+]", version, maxsplit=1)[0]))
+        if numbers and numbers < oldest:
+            wanted = ".".join(map(str, oldest))
+            found.append(f"The application brings {name} {version}, and {wanted} or later is needed: {reason}.")
+    return found
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return what differs between two sets of packages. A version is '' where the package is not there."""
+    differing = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return [{"name": name, "old": old.get(name, ""), "new": new.get(name, "")} for name in differing]

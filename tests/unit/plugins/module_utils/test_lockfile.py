@@ -1,0 +1,140 @@
+"""Files that say which packages an application needs, and what is refused of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
+    check_requirements,
+    check_uv_lock,
+    format_of,
+    locked_packages,
+)
+from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
+
+PROJECT = """
+[project]
+name = "shop"
+version = "1.4"
+dependencies = ["Starlette >=1.0, <2", "uvicorn[standard] ; sys_platform == 'linux'", "lib"]
+[project.optional-dependencies]
+fast = ["orjson==3.11"]
+all = ["shop[fast]"]
+[dependency-groups]
+metrics = ["prometheus-client"]
+"""
+LOCK = """
+version = 1
+[[package]]
+name = "shop"
+version = "1.4"
+source = { virtual = "." }
+[package.metadata]
+requires-dist = [
+    { name = "lib", editable = "packages/lib" },
+    { name = "orjson", marker = "extra == 'fast'", specifier = "==3.11" },
+    { name = "shop", extras = ["fast"], marker = "extra == 'all'" },
+    { name = "starlette", specifier = "<2,>=1.0" },
+    { name = "uvicorn", extras = ["standard"], marker = "sys_platform == 'linux'" },
+]
+[[package]]
+name = "lib"
+version = "0.1"
+source = { editable = "packages/lib" }
+[[package]]
+name = "gunicorn"
+version = "27.0.1"
+source = { registry = "https://packages.example.org/simple" }
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "packages/lib").mkdir(parents=True)
+    (tmp_path / "packages/lib/pyproject.toml").write_text('[project]\nname = "lib"\nversion = "0.1"\n')
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / "uv.lock").write_text(LOCK)
+    return tmp_path
+
+
+def test_a_lock_that_matches_is_fine(project: Path) -> None:
+    check_uv_lock(str(project), "", ["fast", "all"], ["metrics"])
+    check_uv_lock(str(project), "lib", [], ["metrics"])
+    assert locked_packages(str(project / "uv.lock")) == {"shop": "1.4", "lib": "0.1", "gunicorn": "27.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"lib"]', '"lib", "httpx"]', "the lock does not have the dependency 'httpx'"),
+        (', "lib"]', "]", "only the lock has the dependency 'lib'"),
+        (">=1.0, <2", ">=1.1, <2", "the lock does not have the dependency 'starlette<2,>=1.1'"),
+        ("orjson==3.11", "orjson==3.12", "orjson==3.12"),
+    ],
+)
+def test_a_lock_that_does_not_match_is_refused_with_the_command_that_mends_it(project: Path, old: str, new: str, said: str) -> None:
+    (project / "pyproject.toml").write_text(PROJECT.replace(old, new))
+    with pytest.raises(SourceError, match="uv lock --project") as refused:
+        check_uv_lock(str(project), "", [], [])
+    assert said in str(refused.value)
+
+
+def test_a_member_of_the_workspace_has_to_match_too(project: Path) -> None:
+    (project / "packages/lib/pyproject.toml").write_text('[project]\nname = "lib"\nversion = "0.1"\ndependencies = ["six"]\n')
+    with pytest.raises(SourceError, match="'six' of lib"):
+        check_uv_lock(str(project), "", [], [])
+
+
+def test_what_is_known_only_when_it_is_built_is_not_judged(project: Path) -> None:
+    dynamic = PROJECT.replace('dependencies = ["Starlette >=1.0, <2", ', 'dynamic = ["dependencies"]\nignored = [')
+    (project / "pyproject.toml").write_text(dynamic)
+    check_uv_lock(str(project), "", [], [])
+
+
+@pytest.mark.parametrize(
+    ("package", "extras", "groups", "said"),
+    [
+        ("shpo", [], [], r"asgi_release_package is shpo.*it has lib, shop"),
+        ("", ["fats"], [], r"asgi_release_extras names fats.*it has all, fast"),
+        ("lib", ["fast"], [], "asgi_release_extras names fast"),
+        ("", [], ["prod"], r"asgi_release_groups names prod.*it has metrics"),
+    ],
+)
+def test_what_the_project_does_not_have_is_named(project: Path, package: str, extras: list[str], groups: list[str], said: str) -> None:
+    with pytest.raises(SourceError, match=said):
+        check_uv_lock(str(project), package, extras, groups)
+
+
+REQUIREMENTS = """\
+# made by uv
+--index-url https://packages.example.org/simple
+Foo_Bar==1.2 ; python_version > '3' \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+    # via x
+six==1.17.0  # by hand
+"""
+
+
+def test_requirements_need_hashes_unless_they_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "requirements.txt"
+    path.write_text(REQUIREMENTS)
+    assert locked_packages(str(path)) == {"foo-bar": "1.2", "six": "1.17.0"}
+    with pytest.raises(SourceError, match=r"no hash for six\. .*--generate-hashes.*asgi_release_require_hashes"):
+        check_requirements(str(path), require_hashes=True)
+    check_requirements(str(path), require_hashes=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("uv.lock", "uv"), ("a/pylock.toml", "pylock"), ("pylock.prod.toml", "pylock"), ("requirements/prod.txt", "requirements")],
+)
+def test_a_file_is_known_by_its_name(name: str, kind: str) -> None:
+    assert format_of(name) == kind
+
+
+def test_a_pylock_has_packages(tmp_path: Path) -> None:
+    (tmp_path / "pylock.toml").write_text('lock-version = "1.0"\n[[packages]]\nname = "six"\nversion = "1.17.0"\n')
+    assert locked_packages(str(tmp_path / "pylock.toml")) == {"six": "1.17.0"}
