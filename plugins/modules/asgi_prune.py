@@ -1,0 +1,148 @@
+#!/usr/bin/python
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: asgi_prune
+short_description: Remove an application's releases that nothing needs any more
+description:
+  - Keeps the newest releases, each release that a slot links to, and the one that a rollback would go to. The others are removed.
+  - What is not complete is left alone, since it may be under construction. M(steadfast.asgi.asgi_release) removes it.
+version_added: 0.1.0
+author:
+  - steadfast.asgi contributors (@steadfast-asgi)
+options:
+  app:
+    description: The application's name.
+    type: str
+    required: true
+  keep:
+    description: How many of the newest releases are kept.
+    type: int
+    default: 5
+  cache:
+    description: The directory on the host that the files of releases are links into. What no release has any more is removed from it.
+    type: path
+    default: /opt/uv/cache
+attributes:
+  check_mode:
+    description: Names what would be removed.
+    support: full
+  diff_mode:
+    description: Names what is removed.
+    support: full
+  idempotent:
+    description: A second run finds nothing to remove.
+    support: full
+seealso:
+  - module: steadfast.asgi.asgi_release
+  - module: steadfast.asgi.asgi_rollout
+"""
+
+EXAMPLES = r"""
+- name: Keep three releases
+  steadfast.asgi.asgi_prune:
+    app: shop
+    keep: 3
+"""
+
+RETURN = r"""
+removed:
+  description: The IDs of the releases that were removed, the oldest first.
+  returned: success
+  type: list
+  elements: str
+  sample: [1.3.0-0a1b2c3d4e5f]
+kept:
+  description: The IDs of the complete releases that are left, the oldest first.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.converters import to_native
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.build import Store
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
+    SLOTS,
+    Layout,
+    LockedError,
+    is_complete,
+    locked,
+    previous_release,
+    read_history,
+)
+
+
+def built(release: str) -> str:
+    """Return when a release was built, in a form that sorts."""
+    with open(os.path.join(release, "release.json"), encoding="utf-8") as stream:
+        try:
+            return str(json.load(stream)["built"])
+        except (ValueError, KeyError, TypeError):
+            return ""
+
+
+def needed(layout: Layout) -> set[str]:
+    """Return the IDs of the releases that the slots have or would go back to."""
+    found = {os.path.basename(layout.release_of(slot)) for slot in SLOTS}
+    slot = layout.live_slot()
+    current = os.path.basename(layout.release_of(slot)) if slot else ""
+    found.add(previous_release(read_history(layout.history), current, lambda name: is_complete(os.path.join(layout.releases, name))))
+    return found
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "keep": {"type": "int", "default": 5},
+            "cache": {"type": "path", "default": "/opt/uv/cache"},
+        },
+        supports_check_mode=True,
+    )
+    if module.params["keep"] < 1:
+        module.fail_json(msg=f"keep (asgi_release_keep) is {module.params['keep']}. Keep at least one release.")
+    prune(module, Layout(module.params["app"]))
+
+
+def prune(module: AnsibleModule, layout: Layout) -> None:
+    """Remove what is not needed, and end the module."""
+    removed: list[str] = []
+    try:
+        with contextlib.ExitStack() as held:
+            if not module.check_mode:
+                # While a rollout is at work the links do not say what is needed.
+                note = {"pid": os.getpid(), "doing": "removing old releases", "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+                held.enter_context(locked(layout.lock, 60, note, time.monotonic, time.sleep))
+            names = os.listdir(layout.releases) if os.path.isdir(layout.releases) else []
+            complete = [name for name in names if is_complete(os.path.join(layout.releases, name))]
+            complete.sort(key=lambda name: (built(os.path.join(layout.releases, name)), name))
+            spared = needed(layout) | set(complete[-module.params["keep"] :])
+            removed = [name for name in complete if name not in spared]
+            if removed and not module.check_mode:
+                for name in removed:
+                    path = os.path.join(layout.releases, name)
+                    # From here on it counts as an interrupted build, so whatever is left of it will be removed.
+                    os.rename(os.path.join(path, "release.json"), os.path.join(path, ".building"))
+                    shutil.rmtree(path)
+                Store(os.path.join(module.params["cache"], "files")).prune()
+    except (OSError, LockedError) as error:
+        module.fail_json(msg=f"The old releases of {layout.app} could not be removed: {to_native(error)}")
+    kept = [name for name in complete if name not in removed]
+    diff = {"prepared": "".join(f"- release {name}\n" for name in removed)}
+    module.exit_json(changed=bool(removed), removed=removed, kept=kept, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
