@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,11 @@ def render() -> Render:
         own |= loader.load_from_file(str(ROLE / name), trusted_as_template=True)
 
     def run(template: str = "site.conf.j2", nginx: str = "1.26.3", debian: str = "13", ipv6: str = "yes", **variables: Any) -> str:
-        version = f"nginx version: nginx/{nginx}" if nginx else ""
+        version = nginx and f"nginx version: nginx/{nginx} built with OpenSSL {variables.pop('openssl', '3.0.17 1 Jul 2025')}"
+        if nginx >= "1.26":
+            version += " configure arguments: --with-http_v2_module --with-http_v3_module"
         probe = [f"nginx={version}", f"debian={debian}", f"ipv6={ipv6}", "service=active,enabled", "unread="]
+        probe += [f"{name}={variables.pop(name, '')}" for name in ("brotli", "quic")]
         given = {"asgi_app": "shop", "asgi_domain": "shop.example", "ansible_search_path": [str(ROLE)], **variables}
         merged = own | {"__asgi_nginx_probe": {"stdout_lines": probe}, "__asgi_nginx_probe_again": {}} | given
         expression = f"{{{{ lookup('ansible.builtin.template', '{template}') }}}}"
@@ -107,7 +113,7 @@ def test_default_server_shows_nothing(render: Render) -> None:
     assert directives(first, "return") == ["444"]
     assert site.count("default_server") == 4
     # Without TLS there is no handshake.
-    assert "ssl" not in render(asgi_nginx_default_server=True, asgi_nginx_tls=False)
+    assert not directives(render(asgi_nginx_default_server=True, asgi_nginx_tls=False), r"(?:ssl\w*|listen .* ssl)")
     assert "default_server" not in render()
 
 
@@ -134,7 +140,7 @@ def test_hsts(render: Render, variables: dict[str, Any], header: list[str]) -> N
 def test_every_location_that_adds_a_header_includes_the_others(render: Render) -> None:
     site = render(asgi_nginx_static=[{"url": "/static/", "path": "static"}, {"url": "/icon.svg", "path": "/srv/icon.svg"}])
     locations = [block for block in re.split(r"\n    location ", site)[1:] if "add_header" in block]
-    assert len(locations) == 3
+    assert len(locations) == 4
     for location in locations:
         assert directives(location, "include") == ["/etc/nginx/snippets/asgi-shop-headers.conf"]
 
@@ -170,7 +176,7 @@ def test_static_folders_end_with_a_slash_on_both_sides(render: Render, entry: di
 
 def test_cache_control_can_be_left_out(render: Render) -> None:
     site = render(asgi_nginx_static=[{"url": "/s/", "path": "s", "cache_control": ""}])
-    assert directives(site, "add_header Cache-Control") == ["no-store always"]
+    assert directives(site, "add_header Cache-Control") == ["no-store always"] * 2
 
 
 def test_logs(render: Render) -> None:
@@ -191,3 +197,315 @@ def test_own_lines(render: Render) -> None:
 
 def test_gzip_off(render: Render) -> None:
     assert directives(render(asgi_nginx_gzip="false"), "gzip") == ["off"]
+
+
+def block(text: str, beginning: str) -> str:
+    """What is between the braces of the one block that begins so."""
+    (found,) = re.findall(rf"^( *){re.escape(beginning)} {{\n(.*?)^\1}}", text, re.MULTILINE | re.DOTALL)
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "servers", "next_upstream"),
+    [
+        ("unix:/run/a.sock", ["unix:/run/a.sock max_fails=0"] * 2, "error"),
+        (["unix:/run/a.sock"], ["unix:/run/a.sock max_fails=0"] * 2, "error"),
+        ("127.0.0.1:8000", ["127.0.0.1:8000"], "error timeout"),
+        (["10.0.0.1:80", "10.0.0.2:80"], ["10.0.0.1:80", "10.0.0.2:80"], "error timeout"),
+    ],
+)
+def test_upstreams(render: Render, upstream: str | list[str], servers: list[str], next_upstream: str) -> None:
+    site = render(asgi_nginx_upstream=upstream)
+    assert directives(block(site, "upstream asgi_shop"), "server") == servers
+    # Never non_idempotent.
+    assert directives(site, "proxy_next_upstream") == [next_upstream]
+
+
+def test_slow_clients_are_cut_off_by_every_server(render: Render) -> None:
+    """nginx takes the time for the header from the default server of a port, whichever that is."""
+    site = render(asgi_nginx_default_server=True, asgi_nginx_redirect_domains=["www.shop.example"])
+    assert directives(site, "client_header_timeout") == ["15"] * site.count("\nserver {")
+
+
+def test_tls_profiles(render: Render) -> None:
+    intermediate, modern = render(), render(asgi_nginx_tls_profile="modern")
+    assert directives(intermediate, "ssl_protocols") == ["TLSv1.2 TLSv1.3"]
+    assert directives(intermediate, "ssl_ciphers")[0].startswith("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-")
+    assert directives(modern, "ssl_protocols") == ["TLSv1.3"]
+    assert not directives(modern, "ssl_ciphers")
+    for site in (intermediate, modern):
+        assert directives(site, "ssl_early_data") == ["off"]
+        assert directives(site, "ssl_session_tickets") == ["off"]
+
+
+@pytest.mark.parametrize(
+    ("nginx", "debian", "openssl", "first"),
+    [
+        ("1.22.1", "12", "3.0.17 1 Jul 2025", "X25519"),
+        ("1.26.3", "13", "3.5.1 1 Jul 2025", "?X25519MLKEM768"),
+        ("1.26.3", "12", "3.0.17 1 Jul 2025 (running with OpenSSL 3.5.4 30 Sep 2025)", "?X25519MLKEM768"),
+        ("", "12", "", "X25519"),
+        ("", "13", "", "?X25519MLKEM768"),
+    ],
+)
+def test_post_quantum_where_openssl_has_it(render: Render, nginx: str, debian: str, openssl: str, first: str) -> None:
+    (groups,) = directives(render(nginx=nginx, debian=debian, openssl=openssl), "ssl_ecdh_curve")
+    assert groups.split(":")[0] == first
+    assert groups.endswith("X25519:prime256v1:secp384r1")
+
+
+def test_the_default_server_offers_the_same(render: Render) -> None:
+    """nginx takes the groups, and where the name comes too late the versions, from the default server."""
+    site = render(asgi_nginx_default_server=True)
+    for name in ("ssl_protocols", "ssl_ciphers", "ssl_ecdh_curve"):
+        first, second = directives(site, name)
+        assert first == second
+
+
+def test_two_certificates(render: Render) -> None:
+    site = render(asgi_nginx_second_certificate="/etc/rsa.pem", asgi_nginx_second_certificate_key="/etc/rsa-key.pem")
+    assert directives(site, "ssl_certificate") == ["/etc/asgi-certificates/shop/fullchain.pem", "/etc/rsa.pem"]
+    assert directives(site, "ssl_certificate_key") == ["/etc/asgi-certificates/shop/privkey.pem", "/etc/rsa-key.pem"]
+
+
+def test_client_certificates(render: Render) -> None:
+    assert "X-SSL-Client-Verify $ssl_client_verify" in directives(render(asgi_nginx_client_ca="/etc/ca.pem"), "proxy_set_header")
+    assert directives(render(asgi_nginx_client_ca="/etc/ca.pem"), "ssl_verify_client") == ["on"]
+    optional = render(asgi_nginx_client_ca="/etc/ca.pem", asgi_nginx_client_verify="optional")
+    assert directives(optional, "ssl_verify_client") == ["optional"]
+    # Without, a client cannot say that it had one.
+    assert 'X-SSL-Client-Verify ""' in directives(render(), "proxy_set_header")
+
+
+def test_http3(render: Render) -> None:
+    site = render(asgi_nginx_http3=True)
+    assert directives(site, "listen")[-2:] == ["443 quic reuseport", "[::]:443 quic reuseport"]
+    assert directives(render("headers.conf.j2", asgi_nginx_http3=True), "add_header Alt-Svc") == ["'h3=\":443\"; ma=86400' always"]
+    # Another site shares the socket between the workers already.
+    assert directives(render(asgi_nginx_http3=True, quic="/etc/nginx/conf.d/other.conf "), "listen")[-1] == "[::]:443 quic"
+    # And so does the first of this site's servers.
+    servers = render(asgi_nginx_http3=True, asgi_nginx_default_server=True, asgi_nginx_redirect_domains=["www.shop.example"], ipv6="")
+    quic = [listen for listen in directives(servers, "listen") if "quic" in listen]
+    assert quic == ["443 quic default_server reuseport", "443 quic", "443 quic"]
+    # Where nginx does not have it, where it is not wanted, and without TLS.
+    for variables in ({"nginx": "1.22.1"}, {"asgi_nginx_http3": False}, {"asgi_nginx_tls": False}):
+        given = {"asgi_nginx_http3": True, **variables}
+        assert "quic" not in render(**given)
+        assert "Alt-Svc" not in render("headers.conf.j2", **given)
+
+
+def test_redirect_domains(render: Render) -> None:
+    variables = {"asgi_nginx_redirect_domains": ["www.shop.example", "shop.test"]}
+    site = render(**variables)
+    assert directives(site, "server_name") == ["shop.example", "www.shop.example shop.test"] * 2
+    assert [line for line in directives(site, "return") if "301" in line] == ["301 https://shop.example$request_uri"] * 3
+    assert len(directives(site, "ssl_certificate")) == 2
+    plain = render(asgi_nginx_tls=False, asgi_nginx_http_port=8080, **variables)
+    assert directives(plain, "return")[-1] == "301 $scheme://shop.example:8080$request_uri"
+
+
+def test_acme_challenges_are_answered_over_http_alone(render: Render) -> None:
+    variables = {"asgi_nginx_acme_webroot": "/var/lib/asgi-acme", "asgi_nginx_redirect_domains": ["www.shop.example"]}
+    site = render(**variables)
+    assert directives(site, "root") == ["/var/lib/asgi-acme"] * 2
+    assert "acme-challenge" not in site[site.index("443 ssl") :]
+    assert "acme-challenge" not in render()
+    assert "acme-challenge" in render(asgi_certificate_provider="acme")
+
+
+def test_proxy_protocol(render: Render) -> None:
+    site = render(asgi_nginx_proxy_protocol=True, asgi_nginx_trusted_proxies=["10.0.0.1"], asgi_nginx_default_server=True, ipv6="")
+    assert {listen.split()[-1] for listen in directives(site, "listen")} == {"proxy_protocol"}
+    assert directives(site, "real_ip_header") == ["proxy_protocol"]
+    # The balancer passes on what the client sent, headers included.
+    assert "x_forwarded_proto" not in site
+    assert "X-Forwarded-Proto $scheme" in directives(site, "proxy_set_header")
+
+
+def test_locations(render: Render) -> None:
+    site = render(
+        asgi_nginx_locations=[
+            {"path": "/events", "buffering": False, "read_timeout": 3600},
+            {"path": "/upload", "request_buffering": "no", "client_max_body_size": "1g", "send_timeout": 9},
+            {"path": "/login", "exact": True, "rate": "5r/m", "burst": 3, "connections": 2},
+            {"path": "/admin", "allow": ["10.0.0.0/8", "::1"], "auth_file": "/etc/nginx/users", "satisfy": "any"},
+            {"path": "/nobody", "allow": []},
+        ],
+        asgi_nginx_closed=["/metrics", "/nobody"],
+    )
+    events = block(site, "location ^~ /events")
+    assert directives(events, "proxy_buffering") == ["off"]
+    assert directives(events, "proxy_read_timeout") == ["3600"]
+    upload = block(site, "location ^~ /upload")
+    assert directives(upload, "proxy_request_buffering") == ["off"]
+    assert (directives(upload, "client_max_body_size"), directives(upload, "proxy_send_timeout")) == (["1g"], ["9"])
+    login = block(site, "location = /login")
+    assert directives(login, "limit_req") == ["zone=asgi_req_shop_3 burst=3 nodelay"]
+    assert directives(login, "limit_conn") == ["asgi_con_shop_3 2"]
+    assert "$binary_remote_addr zone=asgi_req_shop_3:10m rate=5r/m" in directives(site, "limit_req_zone")
+    admin = block(site, "location ^~ /admin")
+    assert directives(admin, "allow") == ["10.0.0.0/8", "::1"]
+    assert (directives(admin, "deny"), directives(admin, "satisfy")) == (["all"], ["any"])
+    assert directives(admin, "auth_basic_user_file") == ["/etc/nginx/users"]
+    assert directives(block(site, "location ^~ /nobody"), "deny") == ["all"]
+    assert directives(block(site, "location ^~ /metrics"), "return") == ["404"]
+    for name in ("events", "upload", "admin", "nobody"):
+        assert directives(block(site, f"location ^~ /{name}"), "proxy_pass") == ["http://asgi_shop"]
+    # The headers of the server block are inherited: no location has a header of its own, in either direction.
+    assert not re.findall("proxy_set_header|add_header", "".join((events, upload, login, admin)))
+
+
+def test_all_of_the_application_can_have_rules(render: Render) -> None:
+    site = render(asgi_nginx_locations=[{"path": "/", "auth_file": "/etc/nginx/users"}])
+    assert directives(site[site.rindex("location / {") :], "auth_basic") == ['"Restricted"']
+
+
+def test_limits_of_the_site(render: Render) -> None:
+    site = render(asgi_app="my-shop", asgi_nginx_rate="50r/s", asgi_nginx_burst=100, asgi_nginx_connections=20)
+    assert directives(site, "limit_req_zone") == ["$binary_remote_addr zone=asgi_req_my_shop:10m rate=50r/s"]
+    assert directives(site, "limit_req") == ["zone=asgi_req_my_shop burst=100 nodelay"]
+    assert directives(site, "limit_conn") == ["asgi_con_my_shop 20"]
+    assert directives(site, "limit_req_status") == ["429"]
+    assert not directives(render(), "limit_(?:req|conn)(?:_zone)?")
+
+
+def test_single_page_application(render: Render) -> None:
+    site = render(asgi_nginx_static=[{"url": "/", "path": "dist", "fallback": "index.html"}], asgi_nginx_locations=[{"path": "/api/"}])
+    assert "location / {\n        root /opt/shop/slots/live/release/app/dist;" in site
+    assert directives(site, "try_files") == ["$uri /index.html"]
+    assert directives(block(site, "location = /index.html"), "add_header Cache-Control") == ["no-cache"]
+    assert site.count("location / {") == 2  # The other one redirects.
+
+
+def test_static_options(render: Render) -> None:
+    static = [
+        {"url": "/plain/", "path": "a"},
+        {"url": "/assets/", "path": "b", "hashed": True, "precompressed": True, "allow": ["10.0.0.1"]},
+        {"url": "/none/", "path": "c", "hashed": True, "cache_control": ""},
+    ]
+    site = render(asgi_nginx_static=static, brotli="brotli-filter brotli-static")
+    assets = block(site, "location ^~ /assets/")
+    assert (directives(assets, "gzip_static"), directives(assets, "brotli_static")) == (["on"], ["on"])
+    assert directives(assets, "add_header Cache-Control") == ["$asgi_cache1_shop"]
+    assert directives(assets, "deny") == ["all"]
+    assert directives(block(site, "location ^~ /none/"), "add_header Cache-Control") == ["$asgi_cache2_shop"]
+    assert 'default "public, max-age=3600";' in block(site, "map $asgi_hashed_shop $asgi_cache1_shop")
+    assert 'default "";' in block(site, "map $asgi_hashed_shop $asgi_cache2_shop")
+    assert "gzip_static" not in block(site, "location ^~ /plain/")
+    assert directives(render(asgi_nginx_static=static, brotli="brotli-filter "), "brotli_static") == []
+
+
+def test_the_hash_in_a_name(render: Render) -> None:
+    site = render(asgi_nginx_static=[{"url": "/s/", "path": "s", "hashed": True}])
+    (pattern,) = re.findall(r"^    '~(.*)' 1;$", site, re.MULTILINE)
+    for name in ("site.5f3a9c1b.css", "app-0123456789abcdef.js", "a.b.55e7cbb9ba48.min.js.map"):
+        assert re.search(pattern, f"/s/{name}"), name
+    for name in ("site.css", "deadbeef.css", "jquery-3.7.1.min.js", "5f3a9c1b/site.css", "x-facade.js"):
+        assert not re.search(pattern, f"/s/{name}"), name
+
+
+def test_brotli_only_where_it_is_loaded_and_wanted(render: Render) -> None:
+    assert directives(render(brotli="brotli-filter "), "brotli") == ["on"]
+    assert "brotli" not in render()
+    assert "brotli" not in render(brotli="brotli-filter ", asgi_nginx_brotli=False)
+    assert "brotli" not in render(brotli="brotli-filter ", asgi_nginx_gzip=False)
+
+
+def test_error_pages(render: Render) -> None:
+    site = render(asgi_nginx_error_pages={404: "/srv/404.html", 503: "errors/503.html"})
+    # nginx takes the first for a status.
+    assert directives(site, "error_page")[:2] == ["404 /.asgi-errors/404", "503 /.asgi-errors/503"]
+    page = block(site, "location = /.asgi-errors/503")
+    assert directives(page, "alias") == ["/opt/shop/slots/live/release/app/errors/503.html"]
+    assert directives(page, "add_header Retry-After") == ["120 always"]
+    assert "        internal;" in page
+    # Or the page itself would be down for maintenance.
+    assert "if ($uri = /.asgi-errors/503) {" in site
+    assert "$uri = " not in render(asgi_nginx_error_pages={404: "/srv/404.html"})
+
+
+def test_maintenance(render: Render) -> None:
+    assert "if (-f /etc/nginx/asgi-shop.maintenance) {\n        return 503;" in render()
+
+
+def test_access_log_is_json(render: Render) -> None:
+    site = render()
+    (pieces,) = re.findall(r"^log_format asgi_shop escape=json (.*?);$", site, re.MULTILINE | re.DOTALL)
+    line = json.loads(re.sub(r"\$\w+", "x", "".join(re.findall("'(.*)'", pieces))))
+    assert {"time", "request_id", "client", "status", "seconds", "upstream_seconds", "tls"} <= set(line)
+    assert set(directives(site, "access_log")) == {"/var/log/nginx/shop.access.log asgi_shop if=$asgi_log_shop"}
+    assert "    /ready 1;" in block(site, "map $uri $asgi_check_shop")
+    combined = render(asgi_nginx_access_log_format="combined", asgi_nginx_access_log_skip=[])
+    assert set(directives(combined, "access_log")) == {"/var/log/nginx/shop.access.log combined"}
+    assert "log_format" not in combined
+
+
+# All that the template can write, in few sites.
+SITES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "old nginx": {"nginx": "1.22.1", "asgi_nginx_http3": True},
+    "new nginx": {"nginx": "1.29.7", "openssl": "3.5.1", "brotli": "brotli-filter brotli-static "},
+    "modern": {"asgi_nginx_tls_profile": "modern", "asgi_nginx_http3": True, "asgi_nginx_default_server": True},
+    "plain": {"asgi_nginx_tls": False, "asgi_nginx_trusted_proxies": ["10.0.0.1"], "asgi_nginx_upstream": "127.0.0.1:8000"},
+    "balanced": {
+        "asgi_nginx_trusted_proxies": ["10.0.0.0/8"],
+        "asgi_nginx_proxy_protocol": True,
+        "asgi_nginx_upstream": ["10.0.0.1:80", "10.0.0.2:80"],
+        "asgi_nginx_access_log_format": "combined",
+    },
+    "names": {
+        "asgi_nginx_domains": ["shop.example", "*.shop.example"],
+        "asgi_nginx_redirect_domains": ["shop.test"],
+        "asgi_nginx_acme_webroot": "/var/lib/asgi-acme",
+        "asgi_nginx_client_ca": "/etc/ca.pem",
+        "asgi_nginx_second_certificate": "/etc/rsa.pem",
+        "asgi_nginx_second_certificate_key": "/etc/rsa-key.pem",
+    },
+    "rules": {
+        "asgi_nginx_rate": "50r/s",
+        "asgi_nginx_burst": 100,
+        "asgi_nginx_connections": 20,
+        "asgi_nginx_locations": [
+            {"path": "/events", "buffering": False},
+            {"path": "/login", "exact": True, "rate": "5r/m"},
+            {"path": "/admin", "allow": ["10.0.0.0/8"], "auth_file": "/etc/nginx/users", "satisfy": "any"},
+        ],
+        "asgi_nginx_closed": ["/metrics"],
+        "asgi_nginx_error_pages": {404: "/srv/404.html", 503: "/srv/503.html"},
+    },
+    "static": {
+        "asgi_nginx_static": [
+            {"url": "/", "path": "dist", "fallback": "index.html"},
+            {"url": "/static/", "path": "static", "hashed": True, "precompressed": True},
+            {"url": "/papers/", "path": "/srv/papers", "allow": ["10.0.0.0/8"]},
+            {"url": "/robots.txt", "path": "static/robots.txt"},
+        ],
+        "asgi_nginx_locations": [{"path": "/api/"}],
+    },
+}
+
+# What gixy says of which sites, and why it stays.
+ACCEPTED = {
+    # Costs a stat(2), and a cache would serve files of the release before.
+    "try_files_is_evil_too": {"static"},
+    # A hidden file is 404 for everybody, also for those who may come in.
+    "return_bypasses_allow_deny": {"static"},
+    # Which site of a host is the default one is not for each site to say; see asgi_nginx_default_server.
+    "default_server_flag": {"names"},
+    # The names in $ssl_client_s_dn are escaped as in RFC 2253, control characters too; the others are nginx's words and digits.
+    "http_splitting": {"names"},
+}
+
+
+@pytest.mark.skipif(shutil.which("gixy") is None, reason="gixy-ng is not installed")
+@pytest.mark.parametrize("name", SITES)
+def test_gixy_finds_nothing(render: Render, tmp_path: Path, name: str) -> None:
+    headers = tmp_path / "headers.conf"
+    headers.write_text(render("headers.conf.j2", **SITES[name]), encoding="utf-8")
+    site = render(**SITES[name]).replace("/etc/nginx/snippets/asgi-shop-headers.conf", str(headers))
+    (tmp_path / "nginx.conf").write_text(f"events {{}}\nhttp {{\n{site}\n}}\n", encoding="utf-8")
+    command = ["gixy", "--format", "json", str(tmp_path / "nginx.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = json.loads(done.stdout)
+    problems = [problem for problem in found if name not in ACCEPTED.get(problem["plugin"], set())]
+    assert problems == []

@@ -7,6 +7,7 @@ import hashlib
 import json
 import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -37,6 +38,17 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             case "/own-headers":
                 self.answer(200, {"X-Frame-Options": "DENY", "Strict-Transport-Security": "max-age=1"})
+            case "/stream" | "/events/stream":
+                # Two parts of an answer, one second apart.
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(b"data: 1\n\n")
+                self.wfile.flush()
+                time.sleep(1)
+                self.wfile.write(b"data: 2\n\n")
+                self.close_connection = True
             case "/websocket":
                 # RFC 6455, 1.3: the accepted key, then one unmasked text frame.
                 key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

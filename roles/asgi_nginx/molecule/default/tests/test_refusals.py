@@ -59,8 +59,37 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ['asgi_nginx_upstream is "http://127.0.0.1:8000".', "host:port"],
     ),
     "upstream-port": ({"asgi_nginx_upstream": "127.0.0.1:80000"}, ['asgi_nginx_upstream is "127.0.0.1:80000".']),
+    "upstream-list": (
+        {"asgi_nginx_upstream": ["127.0.0.1:1", "127.0.0.1:0"]},
+        ['asgi_nginx_upstream is "127.0.0.1:0".', "host:port"],
+    ),
+    "no-upstream": ({"asgi_nginx_upstream": []}, ['asgi_nginx_upstream is "".', "host:port"]),
+    "redirect-domain": (
+        {"asgi_nginx_redirect_domains": ["https://www.shop.example"]},
+        ['asgi_nginx_redirect_domains is "https://www.shop.example".'],
+    ),
+    "redirect-to-itself": (
+        {"asgi_nginx_redirect_domains": ["shop.example"], "asgi_nginx_domains": ["shop.example"]},
+        ['asgi_nginx_redirect_domains and asgi_nginx_domains is "shop.example".', "either answers"],
+    ),
+    "redirect-to-wildcard": (
+        {"asgi_nginx_redirect_domains": ["shop.test"], "asgi_nginx_domains": ["*.shop.example"]},
+        ['are sent on, is "*.shop.example".', "without an asterisk"],
+    ),
+    "redirect-string": ({"asgi_nginx_redirect_domains": "shop.test"}, ['is "asgi_nginx_redirect_domains".', "YAML list"]),
     "certificate": ({"asgi_nginx_certificate": "/etc/a b.pem"}, ['asgi_nginx_certificate is "/etc/a b.pem".']),
     "key-up": ({"asgi_nginx_certificate_key": "/a/../k.pem"}, ['asgi_nginx_certificate_key is "/a/../k.pem".', "'..'"]),
+    "second-certificate": (
+        {"asgi_nginx_second_certificate": "rsa.pem"},
+        ['asgi_nginx_client_ca is "rsa.pem".', "asgi_nginx_second_certificate_key one is", "Set both"],
+    ),
+    "client-ca": ({"asgi_nginx_client_ca": "/etc/ca.pem; deny all"}, ['asgi_nginx_client_ca is "/etc/ca.pem; deny all".']),
+    "http3": (
+        {"asgi_nginx_http3": True, "asgi_nginx_tls_protocols": ["TLSv1.2"]},
+        ['asgi_nginx_http3 is "True".', "TLS 1.3 alone"],
+    ),
+    "acme-webroot": ({"asgi_nginx_acme_webroot": "/var/../etc"}, ['asgi_nginx_acme_webroot is "/var/../etc".']),
+    "no-cipher": ({"asgi_nginx_tls_ciphers": []}, ['asgi_nginx_tls_ciphers is "".', "OpenSSL"]),
     "no-protocol": ({"asgi_nginx_tls_protocols": []}, ['asgi_nginx_tls_protocols is "".', "TLSv1.2, TLSv1.3"]),
     "cipher": ({"asgi_nginx_tls_ciphers": ["ALL; deny all"]}, ['asgi_nginx_tls_ciphers is "ALL; deny all".']),
     "age": ({"asgi_nginx_hsts_max_age": -1}, ['asgi_nginx_hsts_max_age is "-1".', "asgi_nginx_hsts set to false"]),
@@ -95,6 +124,52 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "forge",
         ],
     ),
+    "proxy-protocol": (
+        {"asgi_nginx_proxy_protocol": True, "asgi_nginx_trusted_proxies": []},
+        ['asgi_nginx_proxy_protocol is "True".', "asgi_nginx_trusted_proxies"],
+    ),
+    "locations": (
+        {
+            "asgi_nginx_locations": [
+                {"path": "/a b", "rate": "5", "burst": -1, "read_timeout": 0, "client_max_body_size": "1 GB"},
+                {"path": "/c", "allow": ["all", "0.0.0.0/0"], "auth_file": "users", "auth_realm": 'a"; deny all'},
+                {"path": "~ /d", "rate": "0r/s", "connections": -2},
+            ]
+        },
+        [
+            'A path in asgi_nginx_locations is "/a b".',
+            'A path in asgi_nginx_locations is "~ /d".',
+            'a rate in asgi_nginx_locations, is "5".',
+            'a rate in asgi_nginx_locations, is "0r/s".',
+            'one of that name in asgi_nginx_locations, is "-1".',
+            'one of that name in asgi_nginx_locations, is "-2".',
+            'send_timeout in asgi_nginx_locations is "0".',
+            'A client_max_body_size in asgi_nginx_locations is "1 GB".',
+            'A network in an allow of asgi_nginx_locations or asgi_nginx_static is "all".',
+            'A network in an allow of asgi_nginx_locations or asgi_nginx_static is "0.0.0.0/0".',
+            'An auth_file in asgi_nginx_locations or asgi_nginx_static is "users".',
+            'An auth_realm in asgi_nginx_locations or asgi_nginx_static is "a\\"; deny all".',
+        ],
+    ),
+    "paths-twice": (
+        {
+            "asgi_nginx_locations": [{"path": "/x/"}],
+            "asgi_nginx_static": [{"url": "/x/", "path": "x"}],
+        },
+        ['is there twice, which is "/x/, /x/".', "Name each once"],
+    ),
+    "closed": ({"asgi_nginx_closed": ["metrics"]}, ['A path in asgi_nginx_closed is "metrics".']),
+    "log-skip": ({"asgi_nginx_access_log_skip": ["/a;b"]}, ['A path in asgi_nginx_access_log_skip is "/a;b".']),
+    "rate": ({"asgi_nginx_rate": "fast"}, ['asgi_nginx_rate, or a rate in asgi_nginx_locations, is "fast".', "10r/s"]),
+    "connections": ({"asgi_nginx_connections": -1}, ['of that name in asgi_nginx_locations, is "-1".', "no limit"]),
+    "fallback": (
+        {"asgi_nginx_static": [{"url": "/f", "path": "f", "fallback": "../x"}]},
+        ['A fallback in asgi_nginx_static is "../x".', 'with a fallback is "/f".', "index.html"],
+    ),
+    "error-pages": (
+        {"asgi_nginx_error_pages": {"200": "/srv/ok.html", "404": "../secret"}},
+        ['A code in asgi_nginx_error_pages is "200".', 'A file in asgi_nginx_error_pages is "../secret".'],
+    ),
     "real-ip": ({"asgi_nginx_real_ip_header": "a b"}, ['asgi_nginx_real_ip_header is "a b".']),
     "static": (
         {
@@ -122,6 +197,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "root": ({"asgi_nginx_static_root": "srv"}, ['asgi_nginx_static_root is "srv".', "absolute path"]),
     "body-size": ({"asgi_nginx_client_max_body_size": "10 MB"}, ['asgi_nginx_client_max_body_size is "10 MB".', "10m"]),
     "timeout": ({"asgi_nginx_read_timeout": 0}, ['asgi_nginx_send_timeout is "0".', "at least 1"]),
+    "client-timeout": ({"asgi_nginx_client_header_timeout": 0}, ["asgi_nginx_client_header_timeout, ", '"0".']),
     "log": ({"asgi_nginx_access_log": "/var/log/a;b"}, ['asgi_nginx_access_log is "/var/log/a;b".']),
     "log-format": ({"asgi_nginx_access_log_format": "a b"}, ['asgi_nginx_access_log_format is "a b".']),
     "error-log": ({"asgi_nginx_error_log": "error.log"}, ['asgi_nginx_error_log is "error.log".']),
@@ -132,6 +208,9 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "type-http-port": ({"asgi_nginx_http_port": "http"}, ["asgi_nginx_http_port", "int"]),
     "type-https-port": ({"asgi_nginx_https_port": "443; deny all"}, ["asgi_nginx_https_port", "int", "443; deny all"]),
     "type-protocol": ({"asgi_nginx_tls_protocols": ["TLSv1"]}, ["asgi_nginx_tls_protocols", "TLSv1.2, TLSv1.3"]),
+    "type-profile": ({"asgi_nginx_tls_profile": "old"}, ["asgi_nginx_tls_profile", "intermediate, modern", "old"]),
+    "type-verify": ({"asgi_nginx_client_verify": "maybe"}, ["asgi_nginx_client_verify", "required, optional"]),
+    "type-location": ({"asgi_nginx_locations": [{"buffering": False}]}, ["asgi_nginx_locations", "path"]),
     "type-static": ({"asgi_nginx_static": [{"url": "/s/"}]}, ["asgi_nginx_static", "path"]),
     # What is removed has to have a name as well.
     "absent": ({"asgi_nginx_app": "*", "asgi_nginx_state": "absent"}, ['asgi_nginx_app (asgi_app) is "*".']),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +34,12 @@ FORGED = "6.6.6.6"
         ("/static/missing.css", 404),
         ("/static/css", 301),
         ("/static/css/", 403),
+        ("/static/.env", 404),
+        ("/one-page/deep/link", 200),
+        ("/metrics", 404),
+        ("/metrics/of/all", 404),
+        ("/office", 403),
+        ("/desk", 401),
         ("/%zz", 400),
     ],
 )
@@ -60,6 +69,111 @@ def test_unavailable_page(client: Client) -> None:
     assert b"does not answer" in answer.body
 
 
+def test_not_modified(client: Client) -> None:
+    tag = client.ask("/static/site.css").headers["ETag"]
+    answer = client.ask("/static/site.css", {"If-None-Match": tag})
+    assert answer.status == 304
+    assert answer.headers["Strict-Transport-Security"] == HSTS
+
+
+def test_too_many_requests(client: Client) -> None:
+    answers = [client.ask("/login") for _ in range(3)]
+    assert answers[-1].status == 429
+    assert answers[-1].headers["Strict-Transport-Security"] == HSTS
+    assert client.ask("/login/else").status == 200
+
+
+def test_redirect_from_another_name(client: Client) -> None:
+    with client.tls(name="www.shop.example"):
+        pass
+    answer = client.ask("/a?b", name="www.shop.example")
+    assert (answer.status, answer.headers["Location"]) == (301, f"https://{SHOP}/a?b")
+    assert answer.headers["Strict-Transport-Security"] == HSTS
+    assert client.ask("/a?b", name="www.shop.example", port=80).headers["Location"] == f"https://{SHOP}/a?b"
+
+
+@pytest.fixture
+def maintenance(host: Host) -> Iterator[None]:
+    host.check_output("touch /etc/nginx/asgi-shop.maintenance")
+    yield
+    host.check_output("rm /etc/nginx/asgi-shop.maintenance")
+
+
+@pytest.mark.usefixtures("maintenance")
+@pytest.mark.parametrize(("path", "method"), [("/", "GET"), ("/", "POST"), ("/static/site.css", "GET"), ("/desk", "GET")])
+def test_maintenance(client: Client, path: str, method: str) -> None:
+    answer = client.ask(path, method=method)
+    assert answer.status == 503
+    assert b"down for maintenance" in answer.body
+    assert (answer.headers["Retry-After"], answer.headers["Cache-Control"]) == ("120", "no-store")
+    assert answer.headers["Strict-Transport-Security"] == HSTS
+
+
+def test_rules_of_a_path(client: Client) -> None:
+    # "ada:lovelace"
+    assert client.ask("/desk", {"Authorization": "Basic YWRhOmxvdmVsYWNl"}).status == 200
+    assert client.ask("/desk", {"Authorization": "Basic YWRhOmJ5cm9u"}).status == 401
+    assert client.ask("/office").body == b"our own page\n"
+
+
+@pytest.mark.parametrize(("path", "at_once"), [("/events/stream", True), ("/stream", False)])
+def test_unbuffered_where_asked(client: Client, path: str, at_once: bool) -> None:
+    with client.tls() as tls:
+        tls.sendall(f"GET {path} HTTP/1.1\r\nHost: {SHOP}\r\nConnection: close\r\n\r\n".encode())
+        start, seen = time.monotonic(), b""
+        while b"data: 1" not in seen:
+            seen += tls.recv(4096)
+        assert (time.monotonic() - start < 0.8) == at_once
+        while part := tls.recv(4096):
+            seen += part
+    assert b"data: 2" in seen
+
+
+def test_slow_client(client: Client) -> None:
+    with client.tls() as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        start = time.monotonic()
+        # Closed, with or without a word.
+        assert tls.recv(4096)[:12] in (b"", b"HTTP/1.1 408")
+        assert 0.5 < time.monotonic() - start < 5
+
+
+def test_oversized_header(client: Client) -> None:
+    answer = client.ask("/", {"X-Large": "x" * 9000})
+    assert answer.status == 400
+    assert answer.headers["Strict-Transport-Security"] == HSTS
+
+
+def test_access_log(host: Host, client: Client) -> None:
+    log = "/var/log/nginx/shop.access.log"
+    assert client.ask("/ready").status == 200
+    request = client.ask("/whoami?x=%22").seen()["x-request-id"]
+    lines = [json.loads(line) for line in host.file(log).content_string.splitlines()]
+    (line,) = [line for line in lines if line["request_id"] == request]
+    assert (line["method"], line["uri"], line["status"], line["tls"]) == ("GET", "/whoami?x=%22", "200", "TLSv1.3")
+    assert 0 <= float(line["upstream_seconds"]) <= float(line["seconds"]) + 0.01
+    assert not [line for line in lines if line["uri"] == "/ready" and line["status"] == "200"]
+    for file in (log, "/var/log/nginx/shop.error.log"):
+        assert host.file(file).mode == 0o640
+        assert host.file(file).group == "adm"
+
+
+def test_http3(host: Host) -> None:
+    sockets = host.check_output("ss --udp --listening --numeric --no-header")
+    if "http_v3_module" not in host.run("/usr/sbin/nginx -V").stderr:
+        assert ":443 " not in sockets
+        return
+    assert ":443 " in sockets
+    ask = f"curl --insecure --silent --output /dev/null --resolve {SHOP}:443:127.0.0.1 --http3-only"
+    assert host.check_output(f"{ask} --write-out '%{{http_version}} %{{http_code}}' https://{SHOP}/") == "3 200"
+
+
+@pytest.mark.parametrize(("signature", "kind"), [("ecdsa_secp256r1_sha256", "ECDSA"), ("rsa_pss_rsae_sha256", "RSA.PSS")])
+def test_each_client_gets_the_certificate_that_it_can_check(host: Host, signature: str, kind: str) -> None:
+    said = host.run(f"openssl s_client -connect 127.0.0.1:443 -servername {SHOP} -sigalgs {signature} </dev/null")
+    assert re.search(rf"^Peer signature type: {kind}", said.stdout, re.MULTILINE | re.IGNORECASE), said
+
+
 def test_redirect_to_https(client: Client) -> None:
     answer = client.ask("/a/path?and=query", port=80)
     assert answer.status == 301
@@ -77,10 +191,14 @@ def test_site_without_tls(client: Client) -> None:
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/static/site.css", "/robots.txt"])
+@pytest.mark.parametrize("path", ["/static/site.css", "/robots.txt", "/static/site.0123456789ab.css"])
 def test_static_is_not_the_application(client: Client, path: str) -> None:
     answer = client.ask(path)
-    expected = {"/static/site.css": "public, max-age=3600", "/robots.txt": "public, max-age=60"}
+    expected = {
+        "/static/site.css": "public, max-age=3600",
+        "/robots.txt": "public, max-age=60",
+        "/static/site.0123456789ab.css": "public, max-age=31536000, immutable",
+    }
     assert answer.headers.get_all("Cache-Control") == [expected[path]]
     assert answer.body.startswith((b"body {", b"User-agent"))
     # An error must not be kept.
@@ -110,13 +228,22 @@ def test_gzip(client: Client) -> None:
     accept = {"Accept-Encoding": "gzip"}
     assert client.ask("/static/site.css", accept).headers["Content-Encoding"] == "gzip"
     assert client.ask("/static/site.css").headers["Content-Encoding"] is None
+    # Compressed before.
+    assert client.ask("/static/ready.css", accept).body == b"compressed before\n"
+    assert client.ask("/static/ready.css").body == b"body {}\n"
+
+
+def test_one_page_application(client: Client) -> None:
+    answer = client.ask("/one-page/deep/link")
+    assert (answer.body, answer.headers["Cache-Control"]) == (b"one page\n", "no-cache")
+    assert client.ask("/one-page/site.css").headers["Cache-Control"] == "public, max-age=3600"
 
 
 def test_forged_headers_do_not_reach_the_application(client: Client) -> None:
     forged = dict.fromkeys(["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto"], FORGED)
     forged |= dict.fromkeys(["X-Real-IP", "X-Request-ID"], FORGED)
     unwanted = dict.fromkeys(["X-Forwarded-Prefix", "X-Forwarded-Protocol", "X-Forwarded-Ssl", "X_Forwarded_For"], FORGED)
-    unwanted |= dict.fromkeys(["Forwarded", "Proxy"], FORGED)
+    unwanted |= dict.fromkeys(["Forwarded", "Proxy", "X-SSL-Client-Verify", "X-SSL-Client-S-DN"], FORGED)
     answer = client.ask("/", forged | unwanted)
     seen = answer.seen()
     assert FORGED not in answer.body.decode()

@@ -37,6 +37,11 @@ STEPS: dict[str, dict[str, Any]] = {
     "port taken": {"asgi_nginx_https_port": 9000},
     "port still taken": {"asgi_nginx_https_port": 9000},
     "strangers": {"asgi_nginx_default_server": True, "asgi_nginx_remove_debian_default": True},
+    "modern": {
+        "asgi_nginx_tls_profile": "modern",
+        "asgi_nginx_client_ca": "/etc/asgi-certificates/shop/fullchain.pem",
+        "asgi_nginx_client_verify": "optional",
+    },
     "removed": {"asgi_nginx_state": "absent"},
 }
 
@@ -54,6 +59,7 @@ class Outcome:
     foreign: bytes
     neighbour: int
     strangers: list[str]
+    old_tls: str
 
 
 def ask_as_stranger(client: Client) -> list[str]:
@@ -68,6 +74,19 @@ def ask_as_stranger(client: Client) -> list[str]:
     except ssl.SSLError as error:
         said.append(error.reason)
     return said
+
+
+def ask_with_old_tls(client: Client) -> str:
+    """What became of a handshake with TLS 1.2 alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        with client.tls(context) as tls:
+            return str(tls.version())
+    except ssl.SSLError as error:
+        return str(error.reason)
 
 
 def look(host: Host, client: Client, run: subprocess.CompletedProcess[str]) -> Outcome:
@@ -91,6 +110,7 @@ def look(host: Host, client: Client, run: subprocess.CompletedProcess[str]) -> O
         foreign=client.ask("/", port=8081).body,
         neighbour=client.plain("/").status,
         strangers=ask_as_stranger(client) if answer else [],
+        old_tls=ask_with_old_tls(client) if answer else "",
     )
 
 
@@ -155,6 +175,15 @@ def test_default_server_tells_strangers_nothing(outcome: dict[str, Outcome]) -> 
     assert step.strangers == ["closed", "TLSV1_UNRECOGNIZED_NAME"]
     assert step.answer is not None
     assert step.answer.status == 200
+
+
+def test_modern_profile_and_client_certificates(outcome: dict[str, Outcome]) -> None:
+    assert outcome["strangers"].old_tls == "TLSv1.2"
+    step = outcome["modern"]
+    assert step.code == 0, step.said
+    assert step.old_tls == "TLSV1_ALERT_PROTOCOL_VERSION"
+    assert step.answer is not None
+    assert step.answer.seen()["x-ssl-client-verify"] == "NONE"
 
 
 def test_removed_site_is_gone(outcome: dict[str, Outcome]) -> None:
