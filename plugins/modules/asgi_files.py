@@ -57,11 +57,6 @@ options:
       mode:
         description: Octal mode, best as a string. The default is V(0644) for files and V(0755) for directories.
         type: raw
-      purge:
-        description:
-          - A shell pattern for names of files. What matches it in this directory and is not among O(files) is removed.
-        type: str
-        default: ''
   validate:
     description:
       - A command and its arguments, run without a shell after the files are in place and only if something changed.
@@ -130,7 +125,6 @@ stderr:
   type: str
 """
 
-import fnmatch
 import grp
 import os
 import pwd
@@ -318,22 +312,9 @@ def differences(old: Entry, new: Entry) -> list[dict[str, str]]:
     return found
 
 
-def superfluous(specs: list[dict[str, Any]]) -> list[Entry]:
-    """Return the files that are to go since the pattern of their directory says so."""
-    named = {spec["path"] for spec in specs}
-    found = []
-    for spec in specs:
-        if spec["state"] == "directory" and spec["purge"] and os.path.isdir(spec["path"]):
-            for name in sorted(fnmatch.filter(os.listdir(spec["path"]), spec["purge"])):
-                path = os.path.join(spec["path"], name)
-                if path not in named:
-                    found.append(Entry(path, "absent"))
-    return found
-
-
 def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[Entry, Entry]], list[dict[str, str]]]:
     """Return what is to be replaced by what, and the diff of it. Raises FilesError for what cannot be done."""
-    wanted = [wanted_entry(spec, check_mode) for spec in specs] + superfluous(specs)
+    wanted = [wanted_entry(spec, check_mode) for spec in specs]
     paths = [entry.path for entry in wanted]
     for path in paths:
         if paths.count(path) > 1:
@@ -418,7 +399,6 @@ def main() -> None:
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "raw"},
-                    "purge": {"type": "str", "default": ""},
                 },
             },
             "validate": {"type": "list", "elements": "str"},

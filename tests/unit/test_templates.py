@@ -210,10 +210,6 @@ def test_the_sandbox_is_on_unless_switched_off(service: Service) -> None:
         ),
         ({"asgi_service_directives": {"Nice": 5, "PrivateUsers": False}}, {"Nice": ["5"], "PrivateUsers": ["true", "false"]}),
         ({"asgi_service_directives": {"ReadOnlyPaths": ["/a", "/b"]}}, {"ReadOnlyPaths": ["/a", "/b"]}),
-        (
-            {"asgi_service_credentials": {"db": "x", "key": "y"}},
-            {"LoadCredential": ["db:/etc/shop/%i/credential.db", "key:/etc/shop/%i/credential.key"]},
-        ),
         ({"asgi_service_cpu_quota": "150%"}, {"CPUQuota": ["150%"]}),
         ({"asgi_service_memory_max": "512M"}, {"MemoryMax": ["512M"]}),
         ({"asgi_service_tasks_max": 9}, {"TasksMax": ["9"]}),

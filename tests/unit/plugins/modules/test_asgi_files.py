@@ -154,22 +154,6 @@ def test_a_directory_can_be_removed_with_all_that_is_in_it_by_name(files: Files,
     assert files(file, directory)["changed"] is False
 
 
-def test_what_a_directory_s_pattern_matches_and_nobody_named_goes(files: Files, tmp_path: Path) -> None:
-    for name in ("secret.a", "secret.b", "other"):
-        (tmp_path / name).write_text(name)
-    entries: tuple[dict[str, Any], ...] = (
-        {"path": tmp_path, "state": "directory", "mode": oct(mode(tmp_path))[2:], "purge": "secret.*"},
-        {"path": tmp_path / "secret.a", "content": "secret.a", "mode": oct(mode(tmp_path / "secret.a"))[2:]},
-    )
-    done = files(*entries)
-    assert done["changed_paths"] == [str(tmp_path / "secret.b")]
-    assert sorted(os.listdir(tmp_path)) == ["other", "secret.a"]
-    assert files(*entries)["changed"] is False
-    (tmp_path / "secret.c").write_text("c")
-    assert "restored" in files(*entries, validate=REFUSE)
-    assert (tmp_path / "secret.c").read_text() == "c"
-
-
 def everything(directory: Path) -> tuple[dict[str, Any], ...]:
     """One entry for each way in which a path can change, on what the test below has put there."""
     return (

@@ -30,8 +30,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "sandbox": ({"asgi_service_sandbox": "off"}, "asgi_service_sandbox"),
     "total_memory": ({"asgi_service_total_memory_max": "1 G"}, "asgi_service_total_memory_max"),
     "cpu_quota": ({"asgi_service_cpu_quota": "2"}, "asgi_service_cpu_quota"),
-    "credential_name": ({"asgi_service_credentials": {"a/b": "x"}}, "asgi_service_credentials"),
-    "credential_list": ({"asgi_service_credentials": {"a": ["x"]}}, "asgi_service_credentials"),
     "network": ({"asgi_service_sandbox_network": ["everywhere"]}, "asgi_service_sandbox_network"),
     "directive_name": ({"asgi_service_directives": {"nice": 1}}, "asgi_service_directives"),
     "directive_newline": ({"asgi_service_directives": {"Nice": "1\nUser=root"}}, "asgi_service_directives"),

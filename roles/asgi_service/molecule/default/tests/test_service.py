@@ -72,20 +72,6 @@ def test_the_exposure_of_the_strict_sandbox_is_at_most_1_0(host: Host) -> None:
     assert float(verdict.split(":")[1].split()[0]) <= 1.0, verdict
 
 
-def test_a_credential_is_a_file_that_the_service_alone_can_read(host: Host) -> None:
-    slot = host.check_output("readlink /opt/horn/slots/live")
-    worker = get(host, "horn", "/")["pid"]
-    path = f"/run/credentials/horn@{slot}.service/token"
-    as_keeper = f"nsenter --target {worker} --mount -- setpriv --reuid keeper --regid keeper --clear-groups cat {path}"
-    assert host.check_output(as_keeper) == "the credential"
-    assert host.run(f"runuser -u nobody -- cat {path}").rc != 0
-    for name in (slot, "next"):
-        kept = host.file(f"/etc/horn/{name}/credential.token")
-        assert (kept.user, kept.group, kept.mode) == ("root", "root", 0o600)
-    assert "the credential" not in host.check_output(f"systemctl show horn@{slot}.service")
-    assert f"CREDENTIALS_DIRECTORY=/run/credentials/horn@{slot}.service" in host.check_output(f"tr '\\0' '\\n' < /proc/{worker}/environ")
-
-
 def test_limits_and_directives_are_systemd_s(host: Host) -> None:
     slot = host.check_output("readlink /opt/horn/slots/live")
     told = host.check_output(f"systemctl show --property=CPUQuotaPerSecUSec,Nice,Slice horn@{slot}.service").splitlines()
@@ -102,7 +88,6 @@ def test_what_systemd_does_not_understand_is_refused_and_put_back(host: Host, ap
         "asgi_service_virtualenv": "/srv/plain/.venv",
         "asgi_service_directory": "/srv/plain",
         "asgi_service_server": "hypercorn",
-        "asgi_service_credentials": {"token": "the credential"},
         "asgi_service_directives": {"ProtectEverything": True},
     }
     done = apply_roles(["asgi_service"], variables, f"--limit={host.backend.get_hostname()}")
