@@ -116,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--socket", required=True, help="path of the unix socket that the workers accept from")
     parser.add_argument("--path", default="/ready", help="what is asked")
     parser.add_argument("--host", default="localhost", help="the Host header of that request")
+    parser.add_argument("--status", default="200", help="the status codes that mean ready, with commas between them")
     parser.add_argument("--timeout", type=float, default=60, help="seconds until the new workers must serve")
     parser.add_argument("--workers", type=int, default=0, help="how many new workers there must be at least")
     options = parser.parse_args(arguments)
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         master=master,
         target=Target(socket=options.socket, path=options.path, host=options.host),
         main_pid=lambda: master,
-        progress=Progress(workers=options.workers),
+        progress=Progress(workers=options.workers, accepted=frozenset(map(int, options.status.split(",")))),
         timeout=options.timeout,
     )
     try:

@@ -153,11 +153,17 @@ def contents(path: str) -> bytes | None:
         return None
 
 
+def settings_in(directory: str) -> list[str]:
+    """Return the names of the settings in a directory. What begins with a dot is what a killed process was about to write."""
+    if not os.path.isdir(directory):
+        return []
+    return sorted(name for name in os.listdir(directory) if not name.startswith(".") and os.path.isfile(f"{directory}/{name}"))
+
+
 def changed_settings(layout: Layout, slot: str) -> list[str]:
     """Return the files in which the settings of a slot differ from those for the next start, by their paths among the latter."""
-    names = {name for directory in (layout.next, layout.settings(slot)) if os.path.isdir(directory) for name in os.listdir(directory)}
     changed = []
-    for name in sorted(names):
+    for name in sorted({*settings_in(layout.next), *settings_in(layout.settings(slot))}):
         wanted = contents(f"{layout.next}/{name}")
         places = [f"{layout.settings(slot)}/{name}"] + ([layout.unit_file(slot, name)] if name in UNITS else [])
         if any(contents(place) != wanted for place in places):
@@ -189,10 +195,10 @@ def copy_settings(source: str, layout: Layout, slot: str) -> bool:
     os.makedirs(target, mode=0o700, exist_ok=True)
     os.chown(target, status.st_uid, status.st_gid)
     os.chmod(target, status.st_mode & 0o7777)
-    names = os.listdir(source)
+    names = settings_in(source)
     for name in names:
         copy_file(f"{source}/{name}", f"{target}/{name}")
-    for name in set(os.listdir(target)) - set(names):
+    for name in set(settings_in(target)) - set(names):
         os.unlink(f"{target}/{name}")
     units = [copy_file(f"{target}/{kind}", layout.unit_file(slot, kind)) for kind in UNITS]
     for directory in (target, os.path.dirname(layout.unit_file(slot, UNITS[0]))):
@@ -211,7 +217,7 @@ def kept_settings(layout: Layout, slot: str) -> Iterator[str]:
     status = os.stat(source)
     os.chown(kept, status.st_uid, status.st_gid)
     os.chmod(kept, status.st_mode & 0o7777)
-    for name in os.listdir(source):
+    for name in settings_in(source):
         copy_file(f"{source}/{name}", f"{kept}/{name}")
     try:
         yield kept

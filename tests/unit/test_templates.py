@@ -176,7 +176,7 @@ def test_what_the_slots_share_is_no_runtime_directory(service: Service) -> None:
 def test_the_sandbox_is_on_unless_switched_off(service: Service) -> None:
     confined = service()
     assert {name: confined[name] for name in SANDBOX} == SANDBOX
-    free = service(asgi_service_sandbox=False)
+    free = service(asgi_service_sandbox="none")
     for name in SANDBOX:
         assert name not in free
     # Nothing else depends on it.
@@ -200,6 +200,17 @@ def test_the_sandbox_is_on_unless_switched_off(service: Service) -> None:
             {"RestrictAddressFamilies": ["AF_UNIX AF_NETLINK"]},
         ),
         ({"asgi_service_sandbox_address_families": []}, {"RestrictAddressFamilies": ["none"]}),
+        (
+            {"asgi_service_sandbox_network": ["localhost", "10.0.0.0/8"]},
+            {"IPAddressDeny": ["any"], "IPAddressAllow": ["localhost 10.0.0.0/8"]},
+        ),
+        (
+            {"asgi_service_sandbox": "strict"},
+            {"IPAddressDeny": ["any"], "IPAddressAllow": ["localhost"], "UMask": ["0077"]},
+        ),
+        ({"asgi_service_directives": {"Nice": 5, "PrivateUsers": False}}, {"Nice": ["5"], "PrivateUsers": ["true", "false"]}),
+        ({"asgi_service_directives": {"ReadOnlyPaths": ["/a", "/b"]}}, {"ReadOnlyPaths": ["/a", "/b"]}),
+        ({"asgi_service_cpu_quota": "150%"}, {"CPUQuota": ["150%"]}),
         ({"asgi_service_memory_max": "512M"}, {"MemoryMax": ["512M"]}),
         ({"asgi_service_tasks_max": 9}, {"TasksMax": ["9"]}),
         ({"asgi_service_open_files": 1024}, {"LimitNOFILE": ["1024"]}),
@@ -212,7 +223,7 @@ def test_a_switch_changes_what_it_says_and_nothing_else(
     assert dict(service(**switch)) == {name: value for name, value in expected.items() if value is not None}
 
 
-@pytest.mark.parametrize("switch", ["sandbox", "sandbox_jit", "sandbox_proc", "sandbox_readable_homes"])
+@pytest.mark.parametrize("switch", ["sandbox_jit", "sandbox_proc", "sandbox_readable_homes"])
 def test_a_switch_understands_the_words_of_the_command_line(service: Service, switch: str) -> None:
     """What --extra-vars name=value gives is text, and the text 'false' is true to Jinja."""
     name = f"asgi_service_{switch}"
@@ -222,6 +233,22 @@ def test_a_switch_understands_the_words_of_the_command_line(service: Service, sw
 
 def test_without_a_memory_limit_there_is_no_directive(service: Service) -> None:
     assert "MemoryMax" not in service()
+
+
+def test_both_slots_are_in_a_slice_of_their_own(service: Service, render: Render) -> None:
+    """A hyphen in a slice's name means a parent (systemd.slice(5)): the shop-eu would be limited together with the shop."""
+    assert service(asgi_app="shop-eu")["Slice"] == ["asgi-shop_eu.slice"]
+    assert parse(render("app.slice.j2"))["Slice"] == {}
+    assert parse(render("app.slice.j2", asgi_service_total_memory_max="1G"))["Slice"] == {"MemoryMax": ["1G"]}
+
+
+def test_the_unit_has_started_when_every_worker_is_ready(service: Service) -> None:
+    [command] = service(asgi_service_workers=3, asgi_service_ready_status=[200, 204], asgi_service_boot_timeout=20)["ExecStartPost"]
+    assert command.startswith("+"), "the service's user may not see into its workers"
+    assert "--workers 3" in command
+    assert "--status 200,204" in command
+    # A rollout has the first word.
+    assert "--timeout 23" in command
 
 
 def test_the_units_are_well_formed(render: Render) -> None:

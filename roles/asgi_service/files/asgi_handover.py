@@ -32,6 +32,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -180,7 +181,7 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
     # What the application is asked, inside of this process, before a new worker takes over from others. "" asks nothing.
     ready_path: str = "/ready"
     ready_host: str = "localhost"
-    ready_status: tuple[int, ...] = (200,)
+    ready_status: Sequence[int] = (200,)
     # Seconds over which a leaving worker closes its websockets, so that their clients do not all come back at once.
     websocket_close_window: float = 10.0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.steadfast.asgi.plugins.module_utils import readiness
+from ansible_collections.steadfast.asgi.plugins.module_utils import boot, readiness
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import (
     Answer,
     Progress,
@@ -384,3 +384,40 @@ def test_the_summary_says_how_far_it_came() -> None:
     assert progress.attempts == 3
     assert progress.summary() == "2 of 4 workers were ready after 3 attempts; the last answer was: 503 cache is cold"
     assert Progress(workers=1).summary() == "0 of 1 workers were ready after 0 attempts"
+
+
+# The program that the unit runs after the server
+
+
+def booted(socket_path: str, master: int, workers: int, timeout: float = 3, **options: str) -> int:
+    words = [f"--{name}={value}" for name, value in options.items()]
+    return boot.main([f"--pid={master}", f"--socket={socket_path}", f"--workers={workers}", f"--timeout={timeout}", *words])
+
+
+def test_a_server_has_booted_when_all_its_workers_are_ready(serve: Serve, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, master, *_ = serve(3, slow=OK)
+    assert booted(path, master, 3, path="/slow") == 0
+    assert "3 workers are ready" in capsys.readouterr().out
+
+
+def test_a_worker_that_is_missing_is_waited_for(serve: Serve, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, master, *_ = serve(2, ready=OK)
+    assert booted(path, master, 3, timeout=0.5) == 1
+    assert "2 of 3 workers were ready" in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_ready_in_time_says_why(serve: Serve, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refusal = r"HTTP/1.1 503 No\r\nContent-Length: 11\r\n\r\nno database"
+    _, master, *_ = serve(1, ready=refusal)
+    assert booted(path, master, 1, timeout=0.5) == 1
+    assert "503 no database" in capsys.readouterr().err
+    assert booted(path, master, 1, status="200,503") == 0
+
+
+def test_a_server_that_ended_is_not_waited_for(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    begun = time.monotonic()
+    assert booted(path, process.pid, 1, timeout=30) == 1
+    assert "ended while it booted" in capsys.readouterr().err
+    assert time.monotonic() - begun < 5

@@ -102,6 +102,9 @@ class Host:
         self.loaded: dict[str, str] = {}
         # And its environment.
         self.environment: dict[str, str] = {}
+        # What a unit was given of the processors, and what it had at its start.
+        self.weight: dict[str, str] = {}
+        self.weight_at_start: dict[str, str] = {}
         self.seen: dict[str, list[tuple[str, str]]] = {"blue": [], "green": []}
         self.drain_command: list[str] = []
         self.refused: tuple[str, ...] = ()
@@ -206,6 +209,7 @@ class Host:
         slot = unit.split("@")[1].split(".")[0]
         assert self.listens(slot) or f"{APP}@{slot}.socket" in self.enabled, "the service requires its socket"
         assert Path(self.layout.unit_file(slot, "service")).exists()
+        self.weight_at_start[slot] = self.weight.get(unit, "")
         self.loaded[slot] = self.in_slot(slot)
         self.environment[slot] = (Path(self.layout.settings(slot)) / "env").read_text()
         self.state[unit].update(self.boots_into)
@@ -228,6 +232,7 @@ class Host:
             "InvocationID": "",
             "NRestarts": "0",
             "Result": "success",
+            "CPUWeight": "[not set]",
             **self.state.get(unit, {}),
         }
         return "".join(f"{name}={properties[name]}\n" for name in names)
@@ -255,8 +260,10 @@ class Host:
         else:
             assert program == "systemctl", command
             verb, units = words[0], words[1:]
-            known = ("start", "stop", "restart", "enable", "disable", "reset-failed", "daemon-reload")
+            known = ("start", "stop", "restart", "enable", "disable", "reset-failed", "daemon-reload", "set-property")
             assert verb in known, command
+            if verb == "set-property":
+                self.weight[units[0]] = units.pop()
             for unit in units:
                 if verb != "reset-failed" and "@" in unit and not (self.root / "etc/systemd/system" / unit).exists():
                     # What systemctl says of a unit that has no file, and that is not loaded either.
@@ -677,6 +684,45 @@ def test_files_that_are_not_wanted_any_more_leave_the_slot(at_rest: Host, roll: 
     assert roll("A").run()["changed"] is False
 
 
+def test_a_slot_that_boots_leaves_the_processors_to_the_live_one(at_rest: Host, roll: Roll) -> None:
+    assert (at_rest.weight_at_start["blue"], at_rest.weight["shop@blue.service"]) == ("CPUWeight=20", "CPUWeight=")
+    at_rest.unit_file.write_text("[Service]\nCPUWeight=300\n")
+    roll("B").run()
+    assert (at_rest.weight_at_start["green"], at_rest.weight["shop@green.service"]) == ("CPUWeight=20", "CPUWeight=300")
+    at_rest.end_drain("blue")
+    at_rest.refused = ("set-property",)
+    assert roll("C").run()["slot"] == "blue"
+
+
+def test_what_a_killed_process_was_about_to_write_is_no_setting(at_rest: Host, roll: Roll) -> None:
+    (Path(at_rest.layout.next) / ".asgi-x.tmp").write_text("half a secr")
+    assert roll("A").run()["changed"] is False
+    roll("B").run()
+    assert ".asgi-x.tmp" not in os.listdir(at_rest.layout.settings("green"))
+
+
+def test_a_slot_whose_unit_still_asks_for_itself_is_waited_for(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    """Or the next run would find a live slot that is not active yet."""
+    begun = clock()
+
+    def meanwhile() -> None:
+        state = at_rest.state.get("shop@green.service", {})
+        if state:
+            state["ActiveState"] = "activating" if clock() < begun + 2 else "active"
+
+    clock.while_asleep = meanwhile
+    real = at_rest.start
+
+    def start(unit: str) -> None:
+        real(unit)
+        meanwhile()
+
+    at_rest.start = start  # type: ignore[method-assign]
+    roll("B").run()
+    assert clock() >= begun + 2
+    assert at_rest.serving() == "B"
+
+
 def test_a_slot_s_files_have_the_mode_of_the_originals(at_rest: Host, roll: Roll) -> None:
     os.chmod(Path(at_rest.layout.next) / "env", 0o640)
     os.chmod(at_rest.layout.next, 0o700)
@@ -1039,6 +1085,7 @@ def test_what_an_interrupted_run_left_is_put_in_order(
 def settled(host: Host) -> None:
     """Assert that the host is as a rollout leaves it, once the old slot has drained."""
     live = host.live
+    assert host.weight.get(f"{APP}@{live}.service") == "CPUWeight="
     idle = "green" if live == "blue" else "blue"
     assert host.starts_at_boot(live) == {"service", "socket"}
     assert host.starts_at_boot(idle) == set()

@@ -66,6 +66,45 @@ def test_the_exposure_is_at_most_1_3(host: Host) -> None:
     assert float(verdict.split(":")[1].split()[0]) <= 1.3, verdict
 
 
+def test_the_exposure_of_the_strict_sandbox_is_at_most_1_0(host: Host) -> None:
+    slot = host.check_output("readlink /opt/horn/slots/live")
+    verdict = host.check_output(f"systemd-analyze security --no-pager horn@{slot}.service | tail -n 1")
+    assert float(verdict.split(":")[1].split()[0]) <= 1.0, verdict
+
+
+def test_limits_and_directives_are_systemd_s(host: Host) -> None:
+    slot = host.check_output("readlink /opt/horn/slots/live")
+    told = host.check_output(f"systemctl show --property=CPUQuotaPerSecUSec,Nice,Slice horn@{slot}.service").splitlines()
+    assert sorted(told) == ["CPUQuotaPerSecUSec=1.500000s", "Nice=5", "Slice=asgi-horn.slice"]
+    assert host.check_output("systemctl show --property=MemoryMax --value asgi-horn.slice") == str(1 << 30)
+
+
+def test_what_systemd_does_not_understand_is_refused_and_put_back(host: Host, apply_roles: Any) -> None:
+    before = host.check_output("sha256sum /etc/horn/next/*")
+    variables = {
+        "asgi_service_app": "horn",
+        "asgi_service_import_path": "plain:app",
+        "asgi_service_user": "keeper",
+        "asgi_service_virtualenv": "/srv/plain/.venv",
+        "asgi_service_directory": "/srv/plain",
+        "asgi_service_server": "hypercorn",
+        "asgi_service_directives": {"ProtectEverything": True},
+    }
+    done = apply_roles(["asgi_service"], variables, f"--limit={host.backend.get_hostname()}")
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "ProtectEverything" in said
+    assert "asgi_service_directives" in said
+    assert host.check_output("sha256sum /etc/horn/next/*") == before
+    assert get(host, "horn", "/")
+
+
+def test_a_start_waits_until_every_worker_is_ready(host: Host) -> None:
+    slot = host.check_output("readlink /opt/horn/slots/live")
+    host.check_output(f"systemctl restart horn@{slot}.service")
+    assert "2 workers are ready" in host.check_output(f"journalctl --quiet --output=cat --lines=20 --unit=horn@{slot}.service")
+
+
 def test_the_sandbox_holds_from_inside(host: Host) -> None:
     """Not what systemd says of the unit, but what a process in it finds."""
     slot = host.check_output("readlink /opt/plain/slots/live")
