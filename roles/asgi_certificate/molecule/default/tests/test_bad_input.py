@@ -21,6 +21,7 @@ GOOD = {
     "asgi_certificate_chain_file": f"{PKI}/good.pem",
     "asgi_certificate_key_file": f"{PKI}/good-key.pem",
 }
+BY_ACME = {**OWN, "asgi_certificate_provider": "acme", "asgi_certificate_acme_agree_tos": True}
 REMOTE = {
     **GOOD,
     "asgi_certificate_remote": True,
@@ -85,6 +86,60 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "names in one string": ({**OWN, "asgi_certificate_names": "own.example.org"}, "asgi_certificate_names is", "list"),
     "no application": ({**OWN, "asgi_certificate_name": ""}, "asgi_certificate_name (asgi_app) is", "lower-case"),
     "application named ca": ({**OWN, "asgi_certificate_name": "ca"}, "asgi_certificate_name (asgi_app) is", "not be 'ca'"),
+    "application named acme": ({**OWN, "asgi_certificate_name": "acme"}, "asgi_certificate_name (asgi_app) is", "or 'acme'"),
+    "acme, terms not agreed to": (
+        {**BY_ACME, "asgi_certificate_acme_agree_tos": False},
+        "asgi_certificate_provider is 'acme', but asgi_certificate_acme_agree_tos is not true",
+        "terms of https://acme-v02.api.letsencrypt.org/directory",
+    ),
+    "acme, an address and a short name": (
+        {**BY_ACME, "asgi_certificate_names": ["own.example.org", "192.0.2.7", "2001:db8::7", "intranet"]},
+        "asgi_certificate_names has",
+        "192.0.2.7, 2001:db8::7, intranet: by ACME",
+    ),
+    "acme, a wildcard by HTTP-01": (
+        {**BY_ACME, "asgi_certificate_names": ["*.own.example.org"]},
+        "asgi_certificate_names has *.own.example.org",
+        "asgi_certificate_acme_challenge to dns-01",
+    ),
+    "acme, DNS-01 without a program": (
+        {**BY_ACME, "asgi_certificate_acme_challenge": "dns-01", "asgi_certificate_acme_cleanup_hook": "rm -r /"},
+        "asgi_certificate_acme_auth_hook is",
+        'asgi_certificate_acme_cleanup_hook is "rm -r /"',
+    ),
+    "acme, unknown challenge": ({**BY_ACME, "asgi_certificate_acme_challenge": "tls-alpn-01"}, "value of", "http-01, dns-01"),
+    "acme, unknown key": ({**BY_ACME, "asgi_certificate_acme_key_type": "ed25519"}, "value of", "ecdsa, rsa"),
+    "acme, no directory": (
+        {**BY_ACME, "asgi_certificate_acme_directory": "http://acme.example.org"},
+        'asgi_certificate_acme_directory is "http://acme.example.org"',
+        "https://acme-v02",
+    ),
+    "acme, staging elsewhere": (
+        {**BY_ACME, "asgi_certificate_acme_directory": "https://acme.example.org/d", "asgi_certificate_acme_staging": True},
+        "asgi_certificate_acme_staging is true",
+        "own directory for tests",
+    ),
+    "acme, mail": (
+        {**BY_ACME, "asgi_certificate_acme_email": "me@example.org, you@example.org"},
+        "asgi_certificate_acme_email is",
+        "one address",
+    ),
+    "acme, half an external account": ({**BY_ACME, "asgi_certificate_acme_eab_kid": "k"}, "Set both of asgi_certificate", "neither"),
+    "acme, a key with a line more": (
+        {**BY_ACME, "asgi_certificate_acme_eab_kid": "k", "asgi_certificate_acme_eab_hmac_key": "a\nserver = https://b"},
+        "asgi_certificate_acme_eab_kid or asgi_certificate_acme_eab_hmac_key has",
+        "base64url",
+    ),
+    "acme, a bundle elsewhere": (
+        {**BY_ACME, "asgi_certificate_acme_ca_bundle": "ca.pem"},
+        'asgi_certificate_acme_ca_bundle is "ca.pem"',
+        "absolute path",
+    ),
+    "acme, a unit with a line more": (
+        {**BY_ACME, "asgi_certificate_acme_on_failure": "mail.service\nExecStart=/bin/sh"},
+        "asgi_certificate_acme_on_failure is",
+        "systemd unit",
+    ),
     "unknown provider": ({**OWN, "asgi_certificate_provider": "magic"}, "value of asgi_certificate_provider", "self_sig"),
     "long life": ({**OWN, "asgi_certificate_lifetime": 398}, "asgi_certificate_lifetime is 398", "90 to 397"),
     "renewal before the start": (

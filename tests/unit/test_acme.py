@@ -1,0 +1,270 @@
+"""What asgi_acme.py decides. What it does with an authority and nginx is tested by molecule/acme."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+PROGRAM = Path(__file__).resolve().parents[2] / "roles/asgi_certificate/files/asgi_acme.py"
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+DIRECTORY = "https://acme.example/directory"
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The program, with everything below a temporary directory."""
+    spec = importlib.util.spec_from_file_location("asgi_acme", PROGRAM)
+    assert spec is not None and spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    # The folder is the role's: what lies there is copied to hosts.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    # Its dataclasses look themselves up there.
+    monkeypatch.setitem(sys.modules, "asgi_acme", module)
+    spec.loader.exec_module(module)
+    places = {"ROOT": "root", "ACME": "root/acme", "WEBROOT": "web", "LOGS": "logs", "LOCK": "lock", "STAND_IN": "stand-in"}
+    for name, path in places.items():
+        setattr(module, name, tmp_path / path)
+    (tmp_path / "root/acme").mkdir(parents=True)
+    yield module
+
+
+@pytest.fixture
+def config(acme: Any) -> Callable[..., Any]:
+    def make(**changes: Any) -> Any:
+        given = {
+            "name": "shop",
+            "names": ["shop.example"],
+            "directory": DIRECTORY,
+            "agree_tos": True,
+            "email": "",
+            "key_type": "ecdsa",
+            "renew_before": 30,
+            "challenge": "http-01",
+            "auth_hook": "",
+            "cleanup_hook": "",
+            "ca_bundle": "",
+            "check": True,
+            "services": [],
+        }
+        return acme.Config(**(given | changes))
+
+    return make
+
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def certificate(key: Key, subject: str, issuer: str, names: list[str], days: float) -> bytes:
+    """One that begins now; whoever issued it is believed to have signed with the same key."""
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture
+def folder(acme: Any) -> Callable[..., Path]:
+    """Make a generation as an earlier run would have left it."""
+
+    def make(
+        names: tuple[str, ...] = ("shop.example",),
+        *,
+        days: float = 90,
+        key: Key | None = None,
+        other_key: Key | None = None,
+        reverse: bool = False,
+        directory: str = DIRECTORY,
+    ) -> Path:
+        place: Path = acme.ROOT / "shop/1"
+        place.mkdir(parents=True)
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        chain = [certificate(key, "shop", "intermediate", list(names), days), certificate(key, "intermediate", "root", [], 3650)]
+        (place / "fullchain.pem").write_bytes(b"".join(reversed(chain) if reverse else chain))
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (place / "privkey.pem").write_bytes((other_key or key).private_bytes(*form))
+        if directory:
+            (place / "issued.json").write_text(json.dumps({"directory": directory}), encoding="utf-8")
+        (acme.ROOT / "shop/live").symlink_to("1")
+        return place
+
+    return make
+
+
+def test_what_is_as_wanted_stays(acme: Any, config: Any, folder: Any) -> None:
+    assert acme.reason_for(config(), acme.read_pair(folder()), NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "reason"),
+    [
+        ({}, {"names": ["shop.example", "www.shop.example"]}, "it is for shop.example"),
+        ({"names": ("shop.example", "a.example")}, {}, "it is for a.example, shop.example"),
+        ({"directory": ""}, {}, "it is from elsewhere"),
+        ({"directory": "https://staging.example"}, {}, "it is from https://staging.example"),
+        ({}, {"key_type": "rsa"}, "its key is ecdsa"),
+        ({"key": rsa.generate_private_key(65537, 2048)}, {}, "its key is rsa"),
+        ({"other_key": ec.generate_private_key(ec.SECP256R1())}, {}, "key and certificate do not belong together"),
+        ({"days": 0.5}, {}, "it has expired"),
+    ],
+)
+def test_what_cannot_stay(acme: Any, config: Any, folder: Any, made: dict[str, Any], wanted: dict[str, Any], reason: str) -> None:
+    assert acme.reason_for(config(**wanted), acme.read_pair(folder(**made)), NOW + timedelta(days=1)).startswith(reason)
+
+
+def test_chain_in_the_wrong_order(acme: Any, folder: Any) -> None:
+    assert acme.read_pair(folder(reverse=True)).wrong == "the chain is not in order"
+
+
+def test_nothing_to_read(acme: Any, config: Any, folder: Any) -> None:
+    assert acme.reason_for(config(), acme.read_pair(acme.ROOT / "shop/live"), NOW) == "there is none"
+    place = folder()
+    for content in (b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        (place / "fullchain.pem").write_bytes(content)
+        assert acme.read_pair(place) is None
+
+
+@pytest.mark.parametrize(
+    ("lives", "renew_before", "after", "due"),
+    [
+        (90, 30, 59, False),
+        (90, 30, 61, True),
+        (90, 10, 79, False),
+        # In the last third of a short life, however many days are asked for.
+        (6, 30, 3.9, False),
+        (6, 30, 4.1, True),
+        (45, 30, 29, False),
+        (45, 30, 31, True),
+    ],
+)
+def test_due(acme: Any, folder: Any, lives: float, renew_before: int, after: float, due: bool) -> None:
+    assert acme.read_pair(folder(days=lives)).due(renew_before, NOW + timedelta(days=after)) is due
+
+
+@pytest.mark.parametrize(
+    ("made", "names", "wrong"),
+    [
+        ({"names": ("a.example",)}, ["shop.example", "b.example"], "it lacks b.example, shop.example"),
+        ({"other_key": ec.generate_private_key(ec.SECP256R1())}, ["shop.example"], "do not belong together"),
+        ({"days": 0.5}, ["shop.example"], "it is valid from"),
+    ],
+)
+def test_what_certbot_brings_is_judged(
+    acme: Any, folder: Any, monkeypatch: pytest.MonkeyPatch, made: dict[str, Any], names: list[str], wrong: str
+) -> None:
+    monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=1))
+    with pytest.raises(acme.AcmeError, match=wrong):
+        acme.judge(folder(**made), names)
+
+
+@pytest.mark.parametrize(("key_type", "kind"), [("ecdsa", ec.EllipticCurvePublicKey), ("rsa", rsa.RSAPublicKey)])
+def test_request(acme: Any, config: Any, tmp_path: Path, key_type: str, kind: type) -> None:
+    names = ["shop.example", "*.shop.example"]
+    acme.make_key_and_request(config(key_type=key_type), names, tmp_path)
+    request = x509.load_pem_x509_csr((tmp_path / "request.pem").read_bytes())
+    assert request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName) == names
+    assert isinstance(request.public_key(), kind)
+    assert (tmp_path / "privkey.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_certbot_is_told(acme: Any, config: Any, tmp_path: Path) -> None:
+    command = " ".join(acme.certbot_command(config(email="a@b.example"), tmp_path))
+    assert "--agree-tos" in command and "--email a@b.example" in command and f"--webroot-path {acme.WEBROOT}" in command
+    dns = config(challenge="dns-01", auth_hook="/bin/add", cleanup_hook="/bin/remove", agree_tos=False)
+    dns.eab.write_text("eab-kid = 1\n", encoding="utf-8")
+    command = " ".join(acme.certbot_command(dns, tmp_path))
+    assert "--preferred-challenges dns --manual-auth-hook /bin/add --manual-cleanup-hook /bin/remove" in command
+    assert f"--config {dns.eab}" in command and "webroot" not in command and "--agree-tos" not in command
+    # The key is in a file, and not where everybody could read it.
+    assert "eab-kid" not in command
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "urn:ietf:params:acme:error:accountDoesNotExist :: The request specified an account that does not exist",
+        "urn:ietf:params:acme:error:unauthorized :: Account has been deactivated",
+        'Account is not valid, has status "deactivated"',
+    ],
+)
+def test_lost_accounts_are_recognized(acme: Any, said: str) -> None:
+    assert acme.LOST_ACCOUNT.search(said)
+    assert not acme.LOST_ACCOUNT.search("urn:ietf:params:acme:error:unauthorized :: The key authorization file from the server")
+
+
+NGINX = """#!/bin/sh
+# Refuses what is in the file `refused`, as nginx refuses a pair that it cannot load.
+if [ "$(readlink {place}/live)" = "$(cat {place}/refused)" ] || [ "$(cat {place}/refused)" = all ]; then
+    echo "nginx: [emerg] cannot load certificate" >&2
+    exit 1
+fi
+"""
+
+
+@pytest.mark.parametrize(("refused", "live"), [("", "2"), ("2", "1"), ("all", "2")])
+def test_a_pair_that_nginx_refuses_goes_back(
+    acme: Any, config: Any, folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, live: str
+) -> None:
+    place = folder().parent
+    (place / "2").mkdir()
+    (place / "refused").write_text(refused, encoding="ascii")
+    (tmp_path / "nginx").write_text(NGINX.format(place=place), encoding="ascii")
+    (tmp_path / "nginx").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if live == "1":
+        with pytest.raises(acme.AcmeError, match="cannot load certificate"):
+            acme.put_into_service(config(), place / "2")
+    else:
+        # Where it refuses the old one as well, it is not for the certificate.
+        acme.put_into_service(config(), place / "2")
+        assert not (place / "1").exists()
+    assert (place / "live").readlink() == Path(live)
+    assert (place / "fullchain.pem").readlink() == Path("live/fullchain.pem")
+
+
+def test_challenges_are_answered_where_nothing_listens(acme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A port of the kernel's choice.
+    with acme.Listener(("", 0), acme.Challenges) as free:
+        monkeypatch.setattr(acme, "HTTP_PORT", free.server_port)
+    with acme.answering(["localhost"], True), acme.something_listens() as busy:
+        assert busy
+        (acme.WEBROOT / acme.CHALLENGES / "token").write_text("proof", encoding="ascii")
+        (acme.WEBROOT / "secret").write_text("secret", encoding="ascii")
+        base = f"http://localhost:{acme.HTTP_PORT}/{acme.CHALLENGES}"
+        with urllib.request.urlopen(f"{base}/token") as answer:  # noqa: S310
+            assert answer.read() == b"proof"
+        for path in ("missing", "../../secret", ""):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{base}/{path}")  # noqa: S310
+    with acme.something_listens() as busy:
+        assert not busy
+
+
+def test_names_that_lead_elsewhere_are_named(acme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with acme.Listener(("", 0), acme.Challenges) as free:
+        monkeypatch.setattr(acme, "HTTP_PORT", free.server_port)
+    told = pytest.raises(acme.AcmeError, match=r"port \d+: http://shop\.invalid/ \([^)]+\)\. Correct .* asgi_certificate_acme_check")
+    with told, acme.answering(["localhost", "shop.invalid"], True):
+        pytest.fail("should not have come so far")
+    # Nothing of the check stays behind.
+    assert list((acme.WEBROOT / acme.CHALLENGES).iterdir()) == []
