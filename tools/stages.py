@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +47,21 @@ class Check:
 
     name: str
     run: Callable[[], Count]
+    # It measures time, so nothing else is to run beside it.
+    alone: bool = False
+
+
+# Scenarios wait for packages and for each other's hosts more than they compute.
+SCENARIOS_AT_ONCE = 2
+
+
+class Output(threading.local):
+    """Where this thread's output goes: to the terminal as it comes, or into a buffer while others write too."""
+
+    stream: io.TextIOBase | Any = sys.stdout
+
+
+OUTPUT = Output()
 
 
 def call(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> tuple[int, str]:
@@ -58,8 +78,8 @@ def call(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> 
     ) as process:
         lines = []
         for line in process.stdout or ():
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            OUTPUT.stream.write(line)
+            OUTPUT.stream.flush()
             lines.append(line)
     return process.returncode, ANSI.sub("", "".join(lines))
 
@@ -141,7 +161,7 @@ def scenarios() -> Iterator[Check]:
         role, name = path.parts[-4], path.parts[-2]
         yield Check(f"{role} {name}", scenario(role, name))
     for path in sorted(ROOT.glob("molecule/*/molecule.yml")):
-        yield Check(path.parts[-2], scenario("", path.parts[-2]))
+        yield Check(path.parts[-2], scenario("", path.parts[-2]), alone=path.parts[-2] == "stack")
 
 
 def lint() -> Iterator[Check]:
@@ -182,6 +202,29 @@ STAGES: dict[str, Callable[[], Iterator[Check]]] = {
 }
 
 
+def perform(stage: str, check: Check) -> Count:
+    """Run a check between a heading and its result."""
+    print(f"\n== {stage}: {check.name}", file=OUTPUT.stream, flush=True)
+    started = time.monotonic()
+    try:
+        count = check.run()
+    except (OSError, ElementTree.ParseError) as error:
+        print(error, file=OUTPUT.stream)
+        count = Count(failed=1)
+    print(f"-- {stage}: {check.name}: {count} in {time.monotonic() - started:.0f} s", file=OUTPUT.stream, flush=True)
+    return count
+
+
+def buffered(stage: str, check: Check) -> Count:
+    """Run a check beside others, and show its output in one piece."""
+    OUTPUT.stream = io.StringIO()
+    try:
+        return perform(stage, check)
+    finally:
+        sys.stdout.write(OUTPUT.stream.getvalue())
+        sys.stdout.flush()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"some of: {', '.join(STAGES)}; all by default")
@@ -194,15 +237,13 @@ def main() -> int:
     failures: list[str] = []
     for stage in arguments.stages or STAGES:
         total, started = Count(), time.monotonic()
-        for check in STAGES[stage]():
-            print(f"\n== {stage}: {check.name}", flush=True)
-            check_started = time.monotonic()
-            try:
-                count = check.run()
-            except (OSError, ElementTree.ParseError) as error:
-                print(error)
-                count = Count(failed=1)
-            print(f"-- {stage}: {check.name}: {count} in {time.monotonic() - check_started:.0f} s", flush=True)
+        checks = list(STAGES[stage]())
+        together = [check for check in checks if not check.alone] if stage == "molecule" else []
+        with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:
+            # Each shows its output when it has ended; the others, one after the other, as it comes.
+            counts = list(zip(together, pool.map(functools.partial(buffered, stage), together), strict=True))
+        counts += [(check, perform(stage, check)) for check in checks if check not in together]
+        for check, count in counts:
             if count.failed:
                 failures.append(f"{stage}: {check.name}")
             total += count
