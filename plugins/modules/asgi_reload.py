@@ -209,7 +209,9 @@ def unit_files(params: dict[str, Any], systemd: Systemd) -> tuple[list[str], lis
     # One file to a line, each as "/etc/x (ignore_errors=no)".
     lines = systemd.call("show", "--property=EnvironmentFiles", "--value", params["unit"]).splitlines()
     environment = [line.rsplit(" (", 1)[0] for line in lines if line]
-    return environment, [path for path in [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split()] if path]
+    units = [path for path in [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split()] if path]
+    # What `systemctl set-property` writes (systemd.unit(5)) it has applied to what runs.
+    return environment, [path for path in units if "/system.control/" not in path]
 
 
 def lock_files(params: dict[str, Any], master: int) -> list[str]:

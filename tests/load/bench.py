@@ -65,7 +65,7 @@ class Row:
             "longest_ms": round(1000 * self.record.longest()),
             "p99_before_ms": round(1000 * self.record.percentile(0.99, 0, first)),
             "p99_during_ms": round(1000 * self.record.percentile(0.99, first)),
-            "websockets_closed": dict(Counter(code for _, code in self.record.websockets_cut)),
+            "websockets_closed": dict(Counter(str(code) for _, code in self.record.websockets_cut)),
             "took_s": round(max(self.took, default=0), 1),
             "old_gone_s": round(max(self.old_gone, default=0), 1),
         }
@@ -204,27 +204,32 @@ class Bench:
             await self.measure(name, ours, 3, self.roll_out("one", "two", workers=workers))
 
 
-def table(rows: list[Row]) -> str:
+def table(methods: list[dict[str, Any]]) -> str:
     head = ["method", "times", "requests", "failed", "longest before", "longest", "p99 before", "p99 during", "websockets closed"]
     head += ["took", "old gone after"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        found = row.figures()
-        steady = row.name.startswith(STEADY)
+    for found in methods:
+        steady = found["method"].startswith(STEADY)
         cells = [found["method"], "" if steady else found["switches"], f"{found['requests']:,}", f"{found['failed']:,}"]
         cells += [f"{found[key]} ms" for key in ("longest_before_ms", "longest_ms", "p99_before_ms", "p99_during_ms")]
         cells.append(", ".join(f"{count} of {CODES.get(code, code)}" for code, count in found["websockets_closed"].items()))
-        cells += ["", ""] if steady else [f"{found['took_s']} s", f"{found['old_gone_s']} s" if row.old_gone else "-"]
+        cells += ["", ""] if steady else [f"{found['took_s']} s", f"{found['old_gone_s']} s" if found["old_gone_s"] else "-"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
 # What a client saw of its websocket's end, where it is no code of the protocol's.
-CODES = {-1: "refused", -2: "wrong echo"}
+CODES = {"-1": "refused", "-2": "wrong echo"}
+
+
+WORKERS = {"the hand-over worker": ("ours", 8444), "`UvicornWorker`": ("plain", 8445)}
 
 
 def throughput(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
-    """Measure the requests per second of the hand-over worker and of plain UvicornWorker, in turns, through nginx."""
+    """Measure the hand-over worker and plain UvicornWorker in turns, through nginx: requests per second, and what each costs.
+
+    The processor time of a request is the better figure of the two: what else a machine does takes requests away, not time.
+    """
     host.execute("apt-get update -qq && apt-get install -qq --yes wrk >/dev/null 2>&1")
     # The same server twice, on sockets of their own, with nothing different but the worker.
     lines = host.execute("cat /etc/plain/next/gunicorn.conf.py").splitlines()
@@ -234,19 +239,30 @@ def throughput(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
     release = host.live()
     for name, config in (("ours", "next/gunicorn.conf.py"), ("plain", "plain.conf.py")):
         host.execute(
-            f"systemd-run --quiet --unit=worker-{name} --uid=plain --working-directory={release}/app "
+            f"systemd-run --quiet --unit=worker-{name} --uid=plain --working-directory={release}/app --property=CPUAccounting=yes "
             f"--property=RuntimeDirectory=worker-{name} {release}/.venv/bin/python -m gunicorn "
             f"--config=/etc/plain/{config} --bind=unix:/run/worker-{name}/gunicorn.sock plain:app"
         )
     time.sleep(4)
-    found: dict[str, list[float]] = {"hand-over worker": [], "UvicornWorker": []}
+
+    def used(unit: str) -> int:
+        return int(host.execute(f"systemctl show --property=CPUUsageNSec --value worker-{unit}"))
+
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in WORKERS}
     for _ in range(rounds):
-        for name, port in (("hand-over worker", 8444), ("UvicornWorker", 8445)):
+        for name, (unit, port) in WORKERS.items():
+            before = used(unit)
             said = host.execute(f"wrk -t1 -c32 -d{seconds}s https://127.0.0.1:{port}/")
-            found[name].append(float(said.partition("Requests/sec:")[2].split()[0]))
-    ratios = [ours / plain for ours, plain in zip(*found.values(), strict=True)]
-    medians = {name: round(statistics.median(values)) for name, values in found.items()}
-    return {"requests_per_second": medians, "ratio": round(statistics.median(ratios), 3), "rounds": found}
+            requests = int(said.partition(" requests in ")[0].split()[-1])
+            rate = float(said.partition("Requests/sec:")[2].split()[0])
+            found[name].append((rate, (used(unit) - before) / requests / 1000))
+    host.execute("systemctl stop worker-ours worker-plain")
+    return {
+        "rounds": rounds,
+        "requests_per_second": {name: round(statistics.median(rate for rate, _ in values)) for name, values in found.items()},
+        "microseconds_per_request": {name: round(statistics.median(cost for _, cost in values), 1) for name, values in found.items()},
+        "all": found,
+    }
 
 
 def picture(rows: list[Row]) -> str:
@@ -289,59 +305,62 @@ def picture(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="methods or throughput; both by default. The other's figures are kept")
     parser.add_argument("--switches", type=int, default=20, help="reloads and rollouts of our own, each")
     parser.add_argument("--requests", type=int, default=100_000, help="requests during each of these two, at least")
-    parser.add_argument("--rounds", type=int, default=5, help="of the comparison of throughput")
+    parser.add_argument("--rounds", type=int, default=9, help="of the comparison of throughput")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--websockets", type=int, default=50)
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
+    parts = set(options.parts) or {"methods", "throughput"}
+    options.output.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="steadfast-bench-") as work:
         host = Host("steadfast-bench", Path(work))
         try:
             every = {"asgi_release_server_requirements": server_requirements()}
             # The window in which websockets are closed is what a reload lasts longest with; it is the same for all of these.
             host.set_up("one", **every, asgi_service_websocket_close_window=3)
-            host.build("two", **every)
-            host.build("packages", asgi_release_server_requirements=server_requirements(without=("uvloop", "httptools")))
-            for way in BROKEN:
-                host.build(f"broken-{way}", (f'os.environ.get("PLAIN_BROKEN") == "{way}"', "True"), **every)
+            # The sites of the comparisons.
             recipe = host.build("recipe", **every)
             host.playbook(ROOT / "tests/load/recipe.yml", recipe_release=recipe, boot_seconds=2)
-            time.sleep(4)
-            speed = throughput(host, options.rounds, 6)
-            print(json.dumps(speed), flush=True)
-            host.execute("systemctl stop worker-ours worker-plain")
-            bench = Bench(host, options.switches, options.requests, options.clients, options.websockets)
-            try:
-                asyncio.run(bench.run())
-            finally:
-                write(bench.rows, speed, options)
+            if "throughput" in parts:
+                write(options.output, throughput=throughput(host, options.rounds, 6))
+            if "methods" in parts:
+                host.build("two", **every)
+                host.build("packages", asgi_release_server_requirements=server_requirements(without=("uvloop", "httptools")))
+                for way in BROKEN:
+                    host.build(f"broken-{way}", (f'os.environ.get("PLAIN_BROKEN") == "{way}"', "True"), **every)
+                bench = Bench(host, options.switches, options.requests, options.clients, options.websockets)
+                try:
+                    asyncio.run(bench.run())
+                finally:
+                    (options.output / "bench.svg").write_text(picture(bench.rows), encoding="utf-8")
+                    load = {"clients": options.clients, "websockets": options.websockets}
+                    write(options.output, load=load, methods=[row.figures() | {"marks": row.marks} for row in bench.rows])
         finally:
             host.remove()
 
 
-def write(rows: list[Row], speed: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write the page, the data and the picture of what was measured."""
-    text = table(rows)
-    medians = speed["requests_per_second"]
-    options.output.mkdir(exist_ok=True)
-    (options.output / "bench.md").write_text(
-        PAGE.format(
-            table=text,
-            clients=options.clients,
-            websockets=options.websockets,
-            ours=medians["hand-over worker"],
-            plain=medians["UvicornWorker"],
-            ratio=speed["ratio"],
-            rounds=options.rounds,
-        ),
-        encoding="utf-8",
-    )
-    data = [row.figures() | {"marks": row.marks, "websockets": row.record.websockets_cut} for row in rows]
-    (options.output / "bench.json").write_text(json.dumps({"methods": data, "throughput": speed}, indent=1) + "\n", encoding="utf-8")
-    (options.output / "bench.svg").write_text(picture(rows), encoding="utf-8")
-    print(text)
+def write(folder: Path, **measured: Any) -> None:
+    """Put figures among those that are there, and write the page anew once there are all."""
+    path = folder / "bench.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found |= measured
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if {"methods", "throughput"} <= set(found):
+        page = PAGE.format(
+            table=table(found["methods"]),
+            speed="".join(
+                f"| {name} | {found['throughput']['requests_per_second'][name]:,} | "
+                f"{found['throughput']['microseconds_per_request'][name]} µs |\n"
+                for name in WORKERS
+            ),
+            rounds=found["throughput"]["rounds"],
+            **found["load"],
+        )
+        (folder / "bench.md").write_text(page, encoding="utf-8")
+        print(page)
 
 
 PAGE = """# Measured: what each way of replacing an application costs
@@ -364,9 +383,14 @@ runs on the same host, from the same packages.
 - *took*: the longest of the runs, with Ansible's own start of a second or so.
 - *old gone after*: seconds from the beginning of the switch until the last old worker had ended.
 
-Throughput of the hand-over worker: {ours:,} requests/s, of plain `UvicornWorker` {plain:,}, medians of {rounds} rounds in turns (wrk,
-32 connections, through nginx with TLS); the median of the rounds' ratios is {ratio}.
-"""
+## Throughput
+
+What the hand-over worker costs while nothing is replaced: wrk with 32 connections, through nginx with TLS, in {rounds} rounds in turns;
+medians. The processor time is that of the server's processes.
+
+| worker | requests/s | processor time of a request |
+|---|---|---|
+{speed}"""
 
 
 def server_requirements(without: tuple[str, ...] = ()) -> str:

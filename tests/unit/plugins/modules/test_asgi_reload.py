@@ -209,7 +209,10 @@ def test_a_unit_that_does_not_run_is_refused(played: Played, run: Run, unit: dic
 
 def test_the_files_of_the_unit_are_judged(played: Played, run: Run) -> None:
     played.environment_files = "/etc/shop/env (ignore_errors=no)\n/etc/shop (old)/env (ignore_errors=yes)\n"
-    played.unit.update(FragmentPath="/etc/systemd/system/shop.service", DropInPaths="/etc/shop.d/a.conf /etc/shop.d/b.conf")
+    played.unit.update(
+        FragmentPath="/etc/systemd/system/shop.service",
+        DropInPaths="/etc/shop.d/a.conf /run/systemd/system.control/x.conf /etc/shop.d/b.conf",
+    )
     run(lock_files=["/srv/uv.lock"])
     units = ["/etc/systemd/system/shop.service", "/etc/shop.d/a.conf", "/etc/shop.d/b.conf"]
     assert played.judged == [(100, ["/etc/shop/env", "/etc/shop (old)/env"], units, ["/srv/uv.lock"])]
