@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -310,6 +312,16 @@ def test_tls_versions(client: Client) -> None:
         handshake(client, ssl.TLSVersion.TLSv1_1)
     assert handshake(client, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
     assert handshake(client, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+
+
+@pytest.mark.skipif(shutil.which("sslyze") is None, reason="sslyze is not installed")
+def test_scanner_finds_what_mozilla_recommends(client: Client) -> None:
+    scan = ["sslyze", "--mozilla_config=intermediate", f"--sni={SHOP}", f"{client.address}:443"]
+    said = subprocess.run(scan, capture_output=True, text=True, timeout=120, check=False).stdout
+    _, heading, verdict = said.partition("COMPLIANCE AGAINST")
+    assert heading, said
+    # These certificates have signed themselves.
+    assert set(re.findall(r"^ +\* (\w+):", verdict, re.MULTILINE)) == {"certificate_path_validation"}, verdict
 
 
 def test_foreign_site_keeps_serving(client: Client) -> None:
