@@ -239,14 +239,16 @@ def throughput(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
     release = host.live()
     for name, config in (("ours", "next/gunicorn.conf.py"), ("plain", "plain.conf.py")):
         host.execute(
-            f"systemd-run --quiet --unit=worker-{name} --uid=plain --working-directory={release}/app --property=CPUAccounting=yes "
+            f"systemd-run --quiet --unit=worker-{name} --uid=plain --working-directory={release}/app "
             f"--property=RuntimeDirectory=worker-{name} {release}/.venv/bin/python -m gunicorn "
             f"--config=/etc/plain/{config} --bind=unix:/run/worker-{name}/gunicorn.sock plain:app"
         )
     time.sleep(4)
 
-    def used(unit: str) -> int:
-        return int(host.execute(f"systemctl show --property=CPUUsageNSec --value worker-{unit}"))
+    def used(unit: str) -> float:
+        """Return the seconds that the workers have computed (proc_pid_stat(5), fields 14 and 15, in hundredths)."""
+        files = " ".join(f"/proc/{pid}/stat" for pid in host.worker_pids(f"worker-{unit}"))
+        return float(host.execute(f"sed 's/.*) //' {files} | awk '{{ ticks += $12 + $13 }} END {{ print ticks / 100 }}'"))
 
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in WORKERS}
     for _ in range(rounds):
@@ -255,7 +257,7 @@ def throughput(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
             said = host.execute(f"wrk -t1 -c32 -d{seconds}s https://127.0.0.1:{port}/")
             requests = int(said.partition(" requests in ")[0].split()[-1])
             rate = float(said.partition("Requests/sec:")[2].split()[0])
-            found[name].append((rate, (used(unit) - before) / requests / 1000))
+            found[name].append((rate, (used(unit) - before) / requests * 1e6))
     host.execute("systemctl stop worker-ours worker-plain")
     return {
         "rounds": rounds,
