@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socketserver
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -268,3 +270,89 @@ def test_names_that_lead_elsewhere_are_named(acme: Any, monkeypatch: pytest.Monk
         pytest.fail("should not have come so far")
     # Nothing of the check stays behind.
     assert list((acme.WEBROOT / acme.CHALLENGES).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother", "somebody else answers there"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "the answer is 404"),
+        (b"", "Remote end closed connection without response"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
+    ],
+)
+def test_whoever_else_answers(acme: Any, monkeypatch: pytest.MonkeyPatch, answer: bytes, said: str) -> None:
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    (acme.WEBROOT / acme.CHALLENGES).mkdir(parents=True)
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(acme, "HTTP_PORT", server.server_address[1])
+        assert acme.unreachable(["localhost"]) == {"localhost": said}
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("days", "names", "fails", "asked", "said"),
+    [
+        # Nothing to do.
+        (90, ["shop.example"], [], [], ""),
+        (10, ["shop.example"], [], [["shop.example"]], ""),
+        (10, ["shop.example"], ["shop.example"], [["shop.example"]], "shop: no way to shop.example"),
+        # A new name that cannot be had: as long as there is time, what is there stays; then it is renewed as it is.
+        (90, ["shop.example", "new.example"], ["new.example"], [["shop.example", "new.example"]], "shop: no way to new.example"),
+        (
+            10,
+            ["shop.example", "new.example"],
+            ["new.example"],
+            [["shop.example", "new.example"], ["shop.example"]],
+            "shop: no way to new.example",
+        ),
+    ],
+)
+def test_renewal_keeps_the_names_that_work(
+    acme: Any,
+    config: Any,
+    folder: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    days: float,
+    names: list[str],
+    fails: list[str],
+    asked: list[list[str]],
+    said: str,
+) -> None:
+    folder(days=90)
+    requests = []
+
+    def issue(_config: Any, wanted: list[str]) -> None:
+        requests.append(wanted)
+        if missing := [name for name in wanted if name in fails]:
+            raise acme.AcmeError(f"no way to {missing[0]}")
+
+    # The authority's part is molecule/acme's.
+    monkeypatch.setattr(acme, "issue", issue)
+    monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=90 - days))
+    assert acme.renew(config(names=names)) == said
+    assert requests == asked
+
+
+def test_a_run_of_the_role_warns_as_long_as_the_old_one_serves(
+    acme: Any, config: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(days=90)
+
+    def issue(_config: Any, _names: list[str]) -> None:
+        raise acme.AcmeError("the authority is down")
+
+    monkeypatch.setattr(acme, "issue", issue)
+    monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=80))
+    told = acme.obtain(config())
+    assert told["changed"] is False
+    assert told["warning"] == "The certificate ends at 2027-02-19 12:00 UTC. the authority is down"
+    with pytest.raises(acme.AcmeError, match="the authority is down"):
+        acme.obtain(config(names=["shop.example", "new.example"]))
+    monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=1))
+    assert acme.obtain(config()) == {"changed": False, "warning": ""}

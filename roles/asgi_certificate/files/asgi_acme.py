@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -250,17 +251,19 @@ def unreachable(names: list[str]) -> dict[str, str]:
                     found[name] = "somebody else answers there"
             except urllib.error.HTTPError as error:
                 found[name] = f"the answer is {error.code}"
-            except (OSError, ValueError) as error:
-                found[name] = str(getattr(error, "reason", error))
+            except (OSError, ValueError, HTTPException) as error:
+                found[name] = str(getattr(error, "reason", error)).strip() or type(error).__name__
     finally:
         file.unlink(missing_ok=True)
     return found
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
-    )
+    env = os.environ | environment
+    try:
+        return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise AcmeError(f"{command[0]} took longer than {error.timeout:.0f} seconds and was ended") from error
 
 
 def nginx_runs() -> bool:
