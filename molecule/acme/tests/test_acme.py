@@ -39,8 +39,30 @@ DEACTIVATE = f"""
     rm -r {ACCOUNT}
     mv /root/account {ACCOUNT}
 """
+EAB = {
+    "asgi_certificate_acme_eab_kid": "customer-1",
+    "asgi_certificate_acme_eab_hmac_key": "bm90IGEgc2VjcmV0LCBidXQgYSBrZXkgZm9yIGEgdGVzdCBhbG9uZSwgZm9yIHN1cmU",
+}
+DNS = {
+    "asgi_certificate_names": [NAME, f"*.{NAME}"],
+    "asgi_nginx_domains": [NAME],
+    "asgi_certificate_acme_challenge": "dns-01",
+    "asgi_certificate_acme_auth_hook": "/usr/local/bin/dns",
+}
+# From now on accounts are for customers only, and names are looked up where the TXT records are.
+ASK_FOR_CUSTOMERS = """
+    sed -i 's/BindingRequired": false/BindingRequired": true/' /etc/pebble/pebble.json
+    echo OPTIONS=-dnsserver 127.0.0.1:8053 >/run/pebble-options
+    systemctl restart pebble
+    sleep 1
+"""
 # A new pebble has forgotten every account.
-PEBBLE = "sed -i -E 's/(Period\": )[0-9]+/\\1{seconds}/g' /etc/pebble/pebble.json && systemctl restart pebble && sleep 1"
+PEBBLE = """
+    rm -f /run/pebble-options
+    sed -i -E 's/(Period": )[0-9]+/\\1{seconds}/g' /etc/pebble/pebble.json
+    systemctl restart pebble
+    sleep 1
+"""
 # What would happen some time in the next twelve hours.
 LET_THE_TIMER_ELAPSE = """
     mkdir -p /run/systemd/system/asgi-acme.timer.d
@@ -87,6 +109,8 @@ class Step:
     certificate: x509.Certificate
     served: x509.Certificate
     account: str
+    # Whether the timer looks after it.
+    renewed: bool
 
     @property
     def names(self) -> set[str]:
@@ -145,6 +169,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Story]:
                 certificate=x509.load_pem_x509_certificate(host.file(f"{PLACE}/fullchain.pem").content),
                 served=served_by(story.address),
                 account=host.check_output(f"ls {ACCOUNT}/accounts/localhost:14000/dir"),
+                renewed=host.file("/etc/asgi-certificates/acme/shop.json").exists,
             )
 
     def apply(step: str, **variables: Any) -> None:
@@ -157,14 +182,16 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Story]:
     apply("added", **both)
     three = {"asgi_certificate_names": [*BOTH, "nowhere.test"], "asgi_nginx_domains": BOTH}
     apply("nowhere", **three)
-    apply("challenge failed", **three, asgi_certificate_acme_check=False)
+    apply("challenge failed", **three, asgi_certificate_acme_check=False, asgi_certificate_acme_on_failure="told.service")
     for host in hosts:
         story = found[name_of(host)]
         story.failed_unit = host.run("systemctl start asgi-acme; systemctl is-failed asgi-acme; journalctl --unit asgi-acme").stdout
     everywhere(DEACTIVATE)
     apply("account deactivated", **both, asgi_certificate_acme_key_type="rsa")
+    everywhere(ASK_FOR_CUSTOMERS)
+    apply("customer", **DNS, **EAB)
     everywhere(PEBBLE.format(seconds=60))
-    apply("account forgotten", **both)
+    apply("account forgotten", **both, **EAB)
     for host in hosts:
         found[name_of(host)].timer = host.check_output("systemctl is-active asgi-acme.timer; systemctl is-enabled asgi-acme.timer")
     everywhere(PEBBLE.format(seconds=7776000))
@@ -175,6 +202,8 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Story]:
         story, old = found[name_of(host)], found[name_of(host)].steps["account forgotten"].served.serial_number
         until(lambda story=story, old=old: served_by(story.address).serial_number != old, 60, "the timer has not renewed")  # type: ignore[misc]
     look("renewed")
+    apply("own", asgi_certificate_provider="self_signed")
+    apply("back", **both, **EAB)
     for story in found.values():
         story.visitor.over.set()
         story.visitor.join()
@@ -222,12 +251,42 @@ def test_failed_renewal_is_loud(story: Story) -> None:
     assert "Domain: nowhere.test" in story.failed_unit
 
 
-@pytest.mark.parametrize(("name", "before"), [("account deactivated", "added"), ("account forgotten", "account deactivated")])
+@pytest.mark.usefixtures("story")
+def test_failed_renewal_is_told(host: Host) -> None:
+    assert host.file("/run/told").exists
+
+
+def test_from_an_own_authority_and_back(story: Story) -> None:
+    """Under a site that sends everybody on to HTTPS, challenges included, because it knew nothing of them."""
+    own, back = story.steps["own"], story.steps["back"]
+    assert own.code == 0, own.said
+    assert (own.names, own.renewed) == ({NAME}, False)
+    assert back.code == 0, back.said
+    assert (back.names, back.renewed) == (set(BOTH), True)
+    assert "asgi_certificate on" not in back.certificate.issuer.rfc4514_string()
+
+
+@pytest.mark.parametrize(("name", "before"), [("account deactivated", "added"), ("account forgotten", "customer")])
 def test_lost_account_is_replaced(story: Story, name: str, before: str) -> None:
     step = story.steps[name]
     assert step.code == 0, step.said
     assert step.account != story.steps[before].account
     assert step.names == set(BOTH)
+
+
+def test_wildcard_by_dns_with_an_external_account(story: Story) -> None:
+    step = story.steps["customer"]
+    assert step.code == 0, step.said
+    assert step.names == {NAME, f"*.{NAME}"}
+    assert step.account != story.steps["account deactivated"].account
+
+
+@pytest.mark.usefixtures("story")
+def test_the_external_account_s_key_is_root_s(host: Host) -> None:
+    file = "/etc/asgi-certificates/acme/shop.eab.ini"
+    assert host.check_output(f"stat --format='%U %a' {file}") == "root 600"
+    secret = EAB["asgi_certificate_acme_eab_hmac_key"]
+    assert host.run(f"journalctl --no-pager | grep --fixed-strings {secret}").rc == 1
 
 
 def test_kind_of_key(story: Story) -> None:

@@ -1,3 +1,6 @@
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Gets certificates by ACME and renews them, for the role asgi_certificate, which writes what is wanted into ACME/NAME.json.
 
     asgi_acme.py status JSON    say what the role has to do; changes nothing
