@@ -11,6 +11,12 @@ import tomllib
 from collections.abc import Iterable
 from typing import Any
 
+try:
+    # Ansible needs it on the controller, where this is used.
+    from packaging.specifiers import SpecifierSet
+except ImportError:
+    SpecifierSet = str  # type: ignore[assignment, misc]
+
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import normalise
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
 
@@ -62,7 +68,7 @@ def check_uv_lock(directory: str, package: str, extras: Iterable[str], groups: I
         if place is not None and os.path.isfile(os.path.join(directory, place, "pyproject.toml")):
             members[entry["name"]] = (entry, read_toml(os.path.join(directory, place, "pyproject.toml")))
     for name, (entry, project) in members.items():
-        difference = _difference(entry.get("metadata", {}), project.get("project", {}))
+        difference = _difference(entry.get("metadata", {}), project)
         if difference:
             raise SourceError(
                 f"{path} does not match pyproject.toml: {difference} of {name}. Bring it up to date with 'uv lock --project {directory}', "
@@ -83,34 +89,39 @@ def check_uv_lock(directory: str, package: str, extras: Iterable[str], groups: I
                 raise SourceError(f"{variable} names {name}, and pyproject.toml has no such thing (it has {known}).")
 
 
-def _difference(metadata: dict[str, Any], project: dict[str, Any]) -> str:
+def _difference(metadata: dict[str, Any], content: dict[str, Any]) -> str:
     """Return what a project asks for and its lock does not know, or the other way round; '' if they agree."""
-    dynamic = project.get("dynamic", [])
-    wanted = set() if "dependencies" in dynamic else {_split(text) for text in project.get("dependencies", [])}
-    if "optional-dependencies" not in dynamic:
-        for texts in project.get("optional-dependencies", {}).values():
-            wanted |= {_split(text) for text in texts}
-    name = normalise(str(project.get("name", "")))
+    project = content.get("project", {})
+    dynamic = {"dependencies", "optional-dependencies"} & set(project.get("dynamic", []))
+    lists = [project.get("dependencies", []), *project.get("optional-dependencies", {}).values()]
+    lists += [*content.get("dependency-groups", {}).values(), content.get("tool", {}).get("uv", {}).get("dev-dependencies", [])]
+    # A group can also include another one.
+    wanted = {_split(text) for texts in lists for text in texts if isinstance(text, str)}
+    entries = [*metadata.get("requires-dist", []), *(entry for group in metadata.get("requires-dev", {}).values() for entry in group)]
+    known = {(normalise(each["name"]), _specifiers(each.get("specifier", ""))) for each in entries}
     # An extra may be made of others of the same project.
-    wanted = {each for each in wanted if each[0] != name}
-    known = {(normalise(each["name"]), _specifiers(each.get("specifier", ""))) for each in metadata.get("requires-dist", [])}
-    known = {each for each in known if each[0] != name}
-    if {"dependencies", "optional-dependencies"} & set(dynamic):
-        known &= wanted
-    for extra, sentence in ((wanted - known, "the lock does not have"), (known - wanted, "only the lock has")):
-        if extra:
-            package, specifiers = min(extra, key=lambda each: each[0])
-            return f"{sentence} the dependency '{package}{','.join(sorted(specifiers))}'"
+    name = normalise(str(project.get("name", "")))
+    missing, surplus = ({each for each in found if each[0] != name} for found in (wanted - known, known - wanted))
+    if dynamic:
+        surplus.clear()
+    for found, sentence in ((missing, "the lock does not have"), (surplus, "only the lock has")):
+        if found:
+            package, specifiers = min(found, key=lambda each: each[0])
+            return f"{sentence} the dependency '{package}{','.join(sorted(map(str, specifiers)))}'"
     return ""
 
 
-def _split(requirement: str) -> tuple[str, frozenset[str]]:
+def _split(requirement: str) -> tuple[str, frozenset[Any]]:
     match = _NAME.match(requirement)
     return (normalise(match.group(1)), _specifiers(match.group(2))) if match else (requirement, frozenset())
 
 
-def _specifiers(text: str) -> frozenset[str]:
-    return frozenset(part for part in re.sub(r"\s", "", text).split(",") if part)
+def _specifiers(text: str) -> frozenset[Any]:
+    """Return the parts of a version specifier, comparable whatever way they are written in."""
+    try:
+        return frozenset(SpecifierSet(text))
+    except ValueError:
+        return frozenset(re.sub(r"\s", "", text).split(","))
 
 
 # requirements.txt

@@ -31,7 +31,7 @@ _DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 FORMS = (
     "It can be a directory or an archive on the controller, git+URL@REF, the URL of an archive or a wheel, a wheel (.whl) or a source "
-    "distribution on the controller, or a requirement such as datasette==0.65.1"
+    "distribution on the controller, or a requirement such as datasette==0.65.5"
 )
 
 

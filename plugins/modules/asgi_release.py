@@ -213,7 +213,7 @@ EXAMPLES = r"""
 
 - name: Build a release of what others wrote, from the package index
   steadfast.asgi.asgi_release:
-    source: datasette==0.65.1
+    source: datasette==0.65.5
     releases: /opt/data/releases
     uv: /opt/uv/0.13.8/bin/uv
 """
@@ -249,6 +249,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -369,8 +370,9 @@ class Build:
             return wanted
         places = [f"/usr/bin/python{wanted}", f"/usr/local/bin/python{wanted}"]
         minor = ".".join(wanted.split(".")[:2])
-        managed = sorted(glob.glob(os.path.join(self.params["python_root"], f"cpython-{wanted}*-linux-*", "bin", f"python{minor}")))
-        return next((place for place in [*places, *reversed(managed)] if os.access(place, os.X_OK)), "")
+        managed = glob.glob(os.path.join(self.params["python_root"], f"cpython-{wanted}[.-]*linux-*", "bin", f"python{minor}"))
+        managed.sort(key=lambda path: [int(number) for number in re.findall(r"\d+", path)], reverse=True)
+        return next((place for place in [*places, *managed] if os.access(place, os.X_OK)), "")
 
     def install_python(self) -> str:
         """Have uv install an interpreter, for all applications of the host. It is unpacked, and none of it is run as root."""

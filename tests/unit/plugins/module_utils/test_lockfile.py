@@ -23,7 +23,8 @@ dependencies = ["Starlette >=1.0, <2", "uvicorn[standard] ; sys_platform == 'lin
 fast = ["orjson==3.11"]
 all = ["shop[fast]"]
 [dependency-groups]
-metrics = ["prometheus-client"]
+metrics = ["prometheus-client ~= 0.26.0"]
+all = [{ include-group = "metrics" }]
 """
 LOCK = """
 version = 1
@@ -39,6 +40,9 @@ requires-dist = [
     { name = "starlette", specifier = "<2,>=1.0" },
     { name = "uvicorn", extras = ["standard"], marker = "sys_platform == 'linux'" },
 ]
+[package.metadata.requires-dev]
+all = [{ name = "prometheus-client", specifier = "~=0.26.0" }]
+metrics = [{ name = "prometheus-client", specifier = "~=0.26.0" }]
 [[package]]
 name = "lib"
 version = "0.1"
@@ -72,6 +76,7 @@ def test_a_lock_that_matches_is_fine(project: Path) -> None:
         (', "lib"]', "]", "only the lock has the dependency 'lib'"),
         (">=1.0, <2", ">=1.1, <2", "the lock does not have the dependency 'starlette<2,>=1.1'"),
         ("orjson==3.11", "orjson==3.12", "orjson==3.12"),
+        ('"prometheus-client ~= 0.26.0"', '"prometheus-client ~= 0.26.0", "six"', "the lock does not have the dependency 'six'"),
     ],
 )
 def test_a_lock_that_does_not_match_is_refused_with_the_command_that_mends_it(project: Path, old: str, new: str, said: str) -> None:
@@ -79,6 +84,12 @@ def test_a_lock_that_does_not_match_is_refused_with_the_command_that_mends_it(pr
     with pytest.raises(SourceError, match="uv lock --project") as refused:
         check_uv_lock(str(project), "", [], [])
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(("old", "new"), [(">=1.0, <2", "(<2.0,>=1.0)"), ("orjson==3.11", "Orjson == 3.11.0"), ("~= 0.26.0", "~=0.26.0")])
+def test_another_way_to_write_the_same_is_no_difference(project: Path, old: str, new: str) -> None:
+    (project / "pyproject.toml").write_text(PROJECT.replace(old, new))
+    check_uv_lock(str(project), "", [], [])
 
 
 def test_a_member_of_the_workspace_has_to_match_too(project: Path) -> None:
@@ -99,7 +110,7 @@ def test_what_is_known_only_when_it_is_built_is_not_judged(project: Path) -> Non
         ("shpo", [], [], r"asgi_release_package is shpo.*it has lib, shop"),
         ("", ["fats"], [], r"asgi_release_extras names fats.*it has all, fast"),
         ("lib", ["fast"], [], "asgi_release_extras names fast"),
-        ("", [], ["prod"], r"asgi_release_groups names prod.*it has metrics"),
+        ("", [], ["prod"], r"asgi_release_groups names prod.*it has all, metrics"),
     ],
 )
 def test_what_the_project_does_not_have_is_named(project: Path, package: str, extras: list[str], groups: list[str], said: str) -> None:

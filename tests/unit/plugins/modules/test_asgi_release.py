@@ -18,10 +18,16 @@ from ansible_collections.steadfast.asgi.plugins.modules import asgi_release
 # Does what uv would, as far as this module can see: sync makes an environment with the packages of the lock (here a
 # list of names), pip install adds what the requirements file names. FAIL names the command that fails.
 UV = r"""#!/bin/sh
-echo "$PWD: $*" >>"$UV_LOG"
+echo "$PWD: $*" >>"$UV_LOG"; echo "with $UV_PYTHON" >>"$UV_LOG"
 [ "$1" = "$FAIL" ] || [ "$1 $2" = "$FAIL" ] && { echo "error: no solution for $FAIL" >&2; exit 2; }
 site=$UV_PROJECT_ENVIRONMENT/lib/python3.13/site-packages
 case "$1 $2" in
+    "python install")
+        for last; do :; done
+        bin=$UV_PYTHON_INSTALL_DIR/cpython-$last.7-linux-x86_64-gnu/bin
+        mkdir -p "$bin" && ln -s /bin/true "$bin/python$last"
+        echo "mirror $UV_PYTHON_INSTALL_MIRROR" >>"$UV_LOG"
+    ;;
     sync*) mkdir -p "$site"; for name in $(cat uv.lock); do mkdir "$site/$name.dist-info"; done;;
     "pip install")
         for last; do :; done
@@ -235,3 +241,24 @@ def test_the_releases_can_be_read_by_the_service(build: Build, releases: Path, u
 
 def test_the_module_alone_says_how_it_is_to_be_used(build: Build) -> None:
     assert "action plugin" in build(id=None)["msg"]
+
+
+def test_a_version_that_the_host_does_not_have_is_installed_once(build: Build, tmp_path: Path, log: Path) -> None:
+    arguments = {"python": "3.99", "python_root": str(tmp_path / "python"), "python_mirror": "https://mirror.example.org/python"}
+    for number in ("1", "12"):
+        (tmp_path / f"python/cpython-3.9.{number}-linux-x86_64-gnu/bin").mkdir(parents=True)
+    assert build(check=True, **arguments)["changed"] is True
+    assert build(**arguments)["changed"] is True
+    assert "python install --no-bin --no-config 3.99\nwith \nmirror https://mirror.example.org/python\n" in log.read_text()
+    assert build(id="1.1-def", server_requirements="", **arguments)["changed"] is True
+    assert log.read_text().count("python install") == 1
+
+
+def test_of_several_interpreters_the_newest_is_taken(build: Build, tmp_path: Path, log: Path) -> None:
+    for version in ("3.99.2", "3.99.10", "3.9.1"):
+        path = tmp_path / f"python/cpython-{version}-linux-x86_64-gnu/bin/python3.99"
+        path.parent.mkdir(parents=True)
+        path.symlink_to("/bin/true")
+    build(python="3.99", python_root=str(tmp_path / "python"))
+    assert "python install" not in log.read_text()
+    assert f"{tmp_path}/python/cpython-3.99.10-" in log.read_text()

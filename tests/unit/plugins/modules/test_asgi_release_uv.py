@@ -179,8 +179,10 @@ def test_a_wheelhouse_needs_no_index(build: Build, wheels: Path, tmp_path: Path)
     assert sorted(path.name for path in (release / "app").iterdir()) == ["app.py", "requirements.txt"]
 
 
-def test_uv_lock_works_without_an_index_too(build: Build, wheels: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "source"
+def locked(directory: Path, wheels: Path, index: str) -> tuple[str, str, list[str]]:
+    """A project with a uv.lock that names an index."""
+    low = next(wheels.glob("low-*"))
+    files = index.removesuffix("/simple") + "/files"
     lock = f"""
 version = 1
 revision = 3
@@ -195,16 +197,31 @@ requires-dist = [{{ name = "low" }}]
 [[package]]
 name = "low"
 version = "2.0"
-source = {{ registry = "https://packages.example.org/simple" }}
-wheels = [{{ url = "https://packages.example.org/low-2.0-py3-none-any.whl", hash = "{digest(next(wheels.glob("low-*")))}", size = 600 }}]
+source = {{ registry = "{index}" }}
+wheels = [{{ url = "{files}/{low.name}", hash = "{digest(low)}", size = {low.stat().st_size} }}]
 """
     directory.mkdir()
     (directory / "pyproject.toml").write_text(
         '[project]\nname = "shop"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = ["low"]\n'
     )
-    sent = source(directory, lock, "uv.lock")
+    return source(directory, lock, "uv.lock")
+
+
+LOCK = {"lock": "source/uv.lock", "format": "uv"}
+
+
+def test_uv_lock_finds_the_private_index_that_it_names(build: Build, wheels: Path, index: str, tmp_path: Path) -> None:
+    sent = locked(tmp_path / "source", wheels, index)
+    assert "401" in build(LOCK, sent)["msg"]
+    result = build(LOCK, sent, indexes=[{"url": index, "username": USER, "password": PASSWORD}])
+    assert "failed" not in result, result["msg"]
+    assert packages(result) == {"low": "2.0"}
+
+
+def test_uv_lock_works_without_an_index_too(build: Build, wheels: Path, tmp_path: Path) -> None:
+    sent = locked(tmp_path / "source", wheels, "https://packages.example.org/simple")
     house = ("wheelhouse", str(wheels), os.listdir(wheels))
-    result = build({"lock": "source/uv.lock", "format": "uv", "wheelhouse": True}, sent, house)
+    result = build(LOCK | {"wheelhouse": True}, sent, house)
     assert "failed" not in result, result["msg"]
     assert packages(result) == {"low": "2.0"}
 
