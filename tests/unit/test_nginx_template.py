@@ -360,6 +360,14 @@ def test_all_of_the_application_can_have_rules(render: Render) -> None:
     assert directives(site[site.rindex("location / {") :], "auth_basic") == ['"Restricted"']
 
 
+def test_an_exact_location_takes_nothing_from_the_others(render: Render) -> None:
+    rules = [{"path": "/", "exact": True, "rate": "1r/s"}, {"path": "/metrics", "exact": "true", "allow": ["10.0.0.1"]}]
+    site = render(asgi_nginx_locations=rules, asgi_nginx_closed=["/metrics"], asgi_nginx_redirect=False)
+    for location in ("location /", "location = /", "location = /metrics"):
+        assert directives(block(site, location), "proxy_pass") == ["http://asgi_shop"]
+    assert directives(block(site, "location ^~ /metrics"), "return") == ["404"]
+
+
 def test_limits_of_the_site(render: Render) -> None:
     site = render(asgi_app="my-shop", asgi_nginx_rate="50r/s", asgi_nginx_burst=100, asgi_nginx_connections=20)
     assert directives(site, "limit_req_zone") == ["$binary_remote_addr zone=asgi_req_my_shop:10m rate=50r/s"]
