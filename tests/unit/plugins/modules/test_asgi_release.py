@@ -20,6 +20,7 @@ from ansible_collections.steadfast.asgi.plugins.modules import asgi_release
 UV = r"""#!/bin/sh
 echo "$PWD: $*" >>"$UV_LOG"; echo "with $UV_PYTHON" >>"$UV_LOG"
 [ "$1" = "$FAIL" ] || [ "$1 $2" = "$FAIL" ] && { echo "error: no solution for $FAIL" >&2; exit 2; }
+case "$*" in *--compile-bytecode*) exit 0; esac
 site=$UV_PROJECT_ENVIRONMENT/lib/python3.13/site-packages
 case "$1 $2" in
     "python install")
