@@ -190,13 +190,13 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Story]:
     apply("account deactivated", **both, asgi_certificate_acme_key_type="rsa")
     everywhere(ASK_FOR_CUSTOMERS)
     apply("customer", **DNS, **EAB)
-    everywhere(PEBBLE.format(seconds=60))
+    everywhere(PEBBLE.format(seconds=36))
     apply("account forgotten", **both, **EAB)
     for host in hosts:
         found[name_of(host)].timer = host.check_output("systemctl is-active asgi-acme.timer; systemctl is-enabled asgi-acme.timer")
     everywhere(PEBBLE.format(seconds=7776000))
     # It is renewed in the last third of its life.
-    time.sleep(max(0.0, max(story.steps["account forgotten"].left.total_seconds() for story in found.values()) - 18))
+    time.sleep(max(0.0, max(story.steps["account forgotten"].left.total_seconds() for story in found.values()) - 10))
     everywhere(LET_THE_TIMER_ELAPSE)
     for host in hosts:
         story, old = found[name_of(host)], found[name_of(host)].steps["account forgotten"].served.serial_number
