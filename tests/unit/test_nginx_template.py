@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -505,7 +504,6 @@ ACCEPTED = {
 }
 
 
-@pytest.mark.skipif(shutil.which("gixy") is None, reason="gixy-ng is not installed")
 @pytest.mark.parametrize("name", SITES)
 def test_gixy_finds_nothing(render: Render, tmp_path: Path, name: str) -> None:
     headers = tmp_path / "headers.conf"
