@@ -77,16 +77,19 @@ Act = Callable[[int], Awaitable[None]]
 class Bench:
     """One host, one load, many methods."""
 
-    def __init__(self, host: Host, switches: int, requests: int, clients: int, websockets: int) -> None:
+    def __init__(self, host: Host, switches: int, requests: int, clients: int, websockets: int, only: str = "") -> None:
         self.host = host
         self.switches = switches
         self.requests = requests
         self.clients = clients
         self.websockets = websockets
+        self.only = only
         self.rows: list[Row] = []
 
-    async def measure(self, name: str, site: Site, times: int, act: Act, requests: int = 0, replaces: bool = True) -> Row:
+    async def measure(self, name: str, site: Site, times: int, act: Act, requests: int = 0, replaces: bool = True) -> None:
         """Run `act` under load, so many times at least, and on until there were as many requests."""
+        if self.only not in name:
+            return
         row = Row(name, Record())
         unit = "" if site.port == 443 else "recipe"
         async with Load(site, self.clients, self.websockets) as load:
@@ -107,7 +110,6 @@ class Bench:
             await asyncio.sleep(QUIET)
         self.rows.append(row)
         print(json.dumps(row.figures()), flush=True)
-        return row
 
     async def recipe(self, command: str, settle: float) -> None:
         await in_thread(self.host.execute, command)
@@ -212,7 +214,7 @@ def table(methods: list[dict[str, Any]]) -> str:
         steady = found["method"].startswith(STEADY)
         cells = [found["method"], "" if steady else found["switches"], f"{found['requests']:,}", f"{found['failed']:,}"]
         cells += [f"{found[key]} ms" for key in ("longest_before_ms", "longest_ms", "p99_before_ms", "p99_during_ms")]
-        cells.append(", ".join(f"{count} of {CODES.get(code, code)}" for code, count in found["websockets_closed"].items()))
+        cells.append(", ".join(f"{count} {CODES.get(code, f'with {code}')}" for code, count in found["websockets_closed"].items()))
         cells += ["", ""] if steady else [f"{found['took_s']} s", f"{found['old_gone_s']} s" if found["old_gone_s"] else "-"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
@@ -314,6 +316,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="of the comparison of throughput")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--websockets", type=int, default=50)
+    parser.add_argument("--only", default="", help="the methods with this in their names")
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
     parts = set(options.parts) or {"methods", "throughput"}
@@ -334,7 +337,7 @@ def main() -> None:
                 host.build("packages", asgi_release_server_requirements=server_requirements(without=("uvloop", "httptools")))
                 for way in BROKEN:
                     host.build(f"broken-{way}", (f'os.environ.get("PLAIN_BROKEN") == "{way}"', "True"), **every)
-                bench = Bench(host, options.switches, options.requests, options.clients, options.websockets)
+                bench = Bench(host, options.switches, options.requests, options.clients, options.websockets, options.only)
                 try:
                     asyncio.run(bench.run())
                 finally:

@@ -131,9 +131,10 @@ class Host:
         )
 
     def worker_pids(self, unit: str = "") -> list[str]:
-        """Return the children of the main process of a service, by default of the live slot's."""
+        """Return the children of the main process of a service, by default of the live slot's; a process without any itself."""
         unit = unit or f"plain@{self.slot()}"
-        return self.execute(f"cat /proc/$(systemctl show --property=MainPID --value {unit})/task/*/children").split()
+        main = self.execute(f"systemctl show --property=MainPID --value {unit}").strip()
+        return self.execute(f"cat /proc/{main}/task/*/children").split() or [main]
 
     def gone(self, pids: list[str], begun: float, patience: float = 20.0) -> float | None:
         """Wait until these processes have ended; returns the seconds since `begun`, or None if one of them stays."""
