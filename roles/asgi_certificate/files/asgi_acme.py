@@ -451,16 +451,18 @@ def issue(config: Config, names: list[str]) -> None:
 
 
 def workers(master: str) -> set[str]:
+    """Return the processes of nginx's that accept connections: one that has been told to leave says so in its title."""
     found = set()
     for status in Path("/proc").glob("[0-9]*/status"):
         with suppress(OSError):
-            if re.search(rf"^PPid:\s*{master}$", status.read_text(), re.MULTILINE):
+            mine = re.search(rf"^PPid:\s*{master}$", status.read_text(), re.MULTILINE)
+            if mine and b"shutting down" not in (status.parent / "cmdline").read_bytes():
                 found.add(status.parent.name)
     return found
 
 
 def reload_nginx() -> None:
-    """Reload, and see new workers. Raises AcmeError: `systemctl reload` alone does not tell."""
+    """Reload, and see that new workers alone accept. Raises AcmeError: `systemctl reload` does not tell, and is over before that."""
     if refusal := nginx_refuses():
         raise AcmeError(f"nginx is not reloaded, because it refuses its configuration:\n{refusal}")
     master = run("systemctl", "show", "--property=MainPID", "--value", "nginx").stdout.strip()
@@ -468,7 +470,8 @@ def reload_nginx() -> None:
     done = run("systemctl", "reload", "nginx")
     deadline = time.monotonic() + 15
     while done.returncode == 0 and time.monotonic() < deadline:
-        if workers(master) - before:
+        now = workers(master)
+        if now and not now & before:
             RELOADED.touch()
             os.utime(RELOADED, (started, started))
             return
