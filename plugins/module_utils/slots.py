@@ -173,10 +173,12 @@ def changed_settings(layout: Layout, slot: str) -> list[str]:
 
 def copy_file(source: str, target: str) -> bool:
     """Make `target` a copy of `source` with its owner and mode, atomically; return whether its content changed."""
+    status = os.stat(source)
     if contents(source) == contents(target):
+        os.chown(target, status.st_uid, status.st_gid)
+        os.chmod(target, status.st_mode & 0o7777)
         return False
     temporary = f"{target}.new"
-    status = os.stat(source)
     with open(source, "rb") as old, open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
         os.fchown(new.fileno(), status.st_uid, status.st_gid)
         os.fchmod(new.fileno(), status.st_mode & 0o7777)

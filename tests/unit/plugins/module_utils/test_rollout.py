@@ -694,6 +694,15 @@ def test_a_slot_that_boots_leaves_the_processors_to_the_live_one(at_rest: Host, 
     assert roll("C").run()["slot"] == "blue"
 
 
+def test_a_mode_that_changed_alone_reaches_the_slot_too(at_rest: Host, roll: Roll) -> None:
+    """As the group does, with asgi_service_group: the server could not read its configuration."""
+    roll("B").run()
+    at_rest.end_drain("blue")
+    os.chmod(Path(at_rest.layout.next) / "env", 0o640)
+    roll("C").run()
+    assert os.stat(Path(at_rest.layout.settings("blue")) / "env").st_mode & 0o7777 == 0o640
+
+
 def test_what_a_killed_process_was_about_to_write_is_no_setting(at_rest: Host, roll: Roll) -> None:
     (Path(at_rest.layout.next) / ".asgi-x.tmp").write_text("half a secr")
     assert roll("A").run()["changed"] is False
