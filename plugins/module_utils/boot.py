@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from . import processes
-from .readiness import Progress, Target, ask_many
+from .readiness import Progress, Target, probe
 
 
 class BootError(Exception):
@@ -42,19 +42,11 @@ def wait(
         # A server without workers answers itself.
         pids = [master, *processes.children(master)]
         progress.forget(pids)
-        look(target, progress, pids, min(5.0, max(0.5, remaining)))
+        for answer in probe(target, progress, min(5.0, max(0.5, remaining)), pids):
+            progress.note(answer)
         if progress.complete:
             return
         sleep(0.1)
-
-
-def look(target: Target, progress: Progress, pids: list[int], patience: float) -> None:
-    """Ask once, and if that goes well, as often at once as finds every worker."""
-    first = target.ask(patience, pids)
-    progress.note(first)
-    if first.status in progress.accepted:
-        for answer in ask_many(2 * progress.workers, lambda: target.ask(patience, pids)):
-            progress.note(answer)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -282,3 +282,11 @@ class Progress:
         seen = f"{len(self.ready)} of {self.workers} workers were ready after {self.attempts} attempts"
         last = self.last.summary()
         return f"{seen}; the last answer was: {last}" if last else seen
+
+
+def probe(target: Target, progress: Progress, timeout: float, pids: list[int]) -> list[Answer]:
+    """Ask as often at once as finds every worker; alone first, so that a server that is still booting is not flooded."""
+    first = target.ask(timeout, pids)
+    if first.status not in progress.accepted:
+        return [first]
+    return [first, *ask_many(2 * progress.workers, lambda: target.ask(timeout, pids))]

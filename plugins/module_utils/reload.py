@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import processes
-from .readiness import Answer, Progress, Target, ask_many
+from .readiness import Progress, Target, probe
 
 
 class ReloadError(Exception):
@@ -92,17 +92,11 @@ class Reload:
         inodes = host.listening(self.master, self.target.socket) if self.target.socket else set()
         self.draining = [pid for pid in remaining_old if inodes and not host.holds(pid, inodes)]
         alone = len(self.draining) == len(remaining_old)
-        for answer in self.probe(current, min(5.0, max(0.5, remaining))):
+        for answer in probe(self.target, self.progress, min(5.0, max(0.5, remaining)), [*current, self.master]):
             # While an old worker accepts, it may be the one that answers; that says nothing about the new ones.
             if answer.pid in self.new or (alone and not answer.traced):
                 self.progress.note(answer)
         return alone and self.progress.complete
-
-    def probe(self, pids: list[int], timeout: float) -> list[Answer]:
-        first = self.target.ask(timeout, [*pids, self.master])
-        if first.status not in self.progress.accepted:
-            return [first]
-        return [first, *ask_many(2 * self.progress.workers, lambda: self.target.ask(timeout, [*pids, self.master]))]
 
     def summary(self) -> str:
         left = [pid for pid in self.old if self.host.alive(pid) and pid not in self.draining]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import processes
-from .readiness import Answer, Progress, Target, ask_many
+from .readiness import Progress, Target, probe
 from .reload import Reload, ReloadError
 from .slots import (
     SLOTS,
@@ -394,7 +394,7 @@ class Rollout:
             if state["MainPID"] not in ("", "0"):
                 pids = self.systemd.processes(self.layout.service_unit(slot))
                 self.progress.forget(pids)
-                for answer in self.probe(slot, pids, min(5.0, max(0.5, remaining))):
+                for answer in probe(self.target(slot), self.progress, min(5.0, max(0.5, remaining)), pids):
                     self.progress.note(answer)
                 # The unit asks for itself whether it is ready, a moment later.
                 if self.progress.complete and state["ActiveState"] == "active":
@@ -403,14 +403,6 @@ class Rollout:
 
     def target(self, slot: str) -> Target:
         return Target(self.layout.socket(slot), path=self.params["ready_path"], host=self.params["ready_host"])
-
-    def probe(self, slot: str, pids: list[int], timeout: float) -> list[Answer]:
-        """Ask as often at once as there are workers; alone first, so that a server that is still booting is not flooded."""
-        target = self.target(slot)
-        first = target.ask(timeout, pids)
-        if first.status not in self.progress.accepted:
-            return [first]
-        return [first, *ask_many(2 * self.progress.workers, lambda: target.ask(timeout, pids))]
 
     def bake(self, slot: str, old: str) -> None:
         """Watch the new slot while the old one is kept warm. Three bad answers in a row, or a crash, flip back."""
