@@ -377,11 +377,33 @@ def test_limits_of_the_site(render: Render) -> None:
 
 
 def test_single_page_application(render: Render) -> None:
-    site = render(asgi_nginx_static=[{"url": "/", "path": "dist", "fallback": "index.html"}], asgi_nginx_locations=[{"path": "/api/"}])
+    site = render(asgi_nginx_static=[{"url": "/", "path": "dist", "page": "index.html"}], asgi_nginx_locations=[{"path": "/api/"}])
     assert "location / {\n        root /opt/shop/slots/live/release/app/dist;" in site
     assert directives(site, "try_files") == ["$uri /index.html"]
     assert directives(block(site, "location = /index.html"), "add_header Cache-Control") == ["no-cache"]
     assert site.count("location / {") == 2  # The other one redirects.
+
+
+@pytest.mark.parametrize("fallback", ["/srv/old", "/srv/old/"])
+def test_second_folder(render: Render, fallback: str) -> None:
+    entry = {"url": "/s/", "path": "s", "fallback": fallback, "hashed": True, "precompressed": True, "allow": ["10.0.0.1"]}
+    site = render(asgi_nginx_static=[entry])
+    assert directives(block(site, "location ^~ /s/"), "try_files") == ["$uri $uri/ /.asgi-fallback$uri"]
+    second = block(site, "location ^~ /.asgi-fallback/s/")
+    assert directives(second, "alias") == ["/srv/old/"]
+    assert directives(second, "add_header Cache-Control") == ["$asgi_cache1_shop"]
+    assert directives(second, "include") == ["/etc/nginx/snippets/asgi-shop-headers.conf"]
+    assert directives(second, "gzip_static") == ["on"]
+    assert "        internal;" in second
+    # A redirect to a folder would show this path.
+    assert directives(second, "try_files") == ["$uri =404"]
+    assert not directives(second, "(?:allow|deny)")
+
+
+def test_second_folder_before_the_page(render: Render) -> None:
+    site = render(asgi_nginx_static=[{"url": "/", "path": "dist", "fallback": "old", "page": "index.html"}])
+    assert directives(site, "try_files") == ["$uri /.asgi-fallback$uri", "$uri /index.html"]
+    assert directives(block(site, "location ^~ /.asgi-fallback/"), "alias") == ["/opt/shop/slots/live/release/app/old/"]
 
 
 def test_static_options(render: Render) -> None:
@@ -482,8 +504,8 @@ SITES: dict[str, dict[str, Any]] = {
     },
     "static": {
         "asgi_nginx_static": [
-            {"url": "/", "path": "dist", "fallback": "index.html"},
-            {"url": "/static/", "path": "static", "hashed": True, "precompressed": True},
+            {"url": "/", "path": "dist", "page": "index.html"},
+            {"url": "/static/", "path": "static", "fallback": "/opt/shop/static", "hashed": True, "precompressed": True},
             {"url": "/papers/", "path": "/srv/papers", "allow": ["10.0.0.0/8"]},
             {"url": "/robots.txt", "path": "static/robots.txt"},
         ],

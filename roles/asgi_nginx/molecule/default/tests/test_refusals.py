@@ -163,8 +163,16 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "rate": ({"asgi_nginx_rate": "fast"}, ['asgi_nginx_rate, or a rate in asgi_nginx_locations, is "fast".', "10r/s"]),
     "connections": ({"asgi_nginx_connections": -1}, ['of that name in asgi_nginx_locations, is "-1".', "no limit"]),
     "fallback": (
-        {"asgi_nginx_static": [{"url": "/f", "path": "f", "fallback": "../x"}]},
-        ['A fallback in asgi_nginx_static is "../x".', 'with a fallback is "/f".', "index.html"],
+        {"asgi_nginx_static": [{"url": "/f", "path": "f", "fallback": "../x"}, {"url": "/g/", "path": "g", "fallback": "/a;b"}]},
+        [
+            'A path or a fallback in asgi_nginx_static is "../x".',
+            'A path or a fallback in asgi_nginx_static is "/a;b".',
+            'with a page or a fallback is "/f".',
+        ],
+    ),
+    "page": (
+        {"asgi_nginx_static": [{"url": "/f", "path": "f", "page": "../x"}]},
+        ['A page in asgi_nginx_static is "../x".', 'with a page or a fallback is "/f".', "index.html"],
     ),
     "error-pages": (
         {"asgi_nginx_error_pages": {"200": "/srv/ok.html", "404": "../secret"}},
@@ -186,10 +194,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             'A url in asgi_nginx_static is "/".',
             'A url in asgi_nginx_static is "/a{/".',
             'A url in asgi_nginx_static is "/a/../b/".',
-            'A path in asgi_nginx_static is "../..".',
-            'A path in asgi_nginx_static is "/srv/../etc".',
-            'A path in asgi_nginx_static is "s;".',
-            'A path in asgi_nginx_static is ".".',
+            'A path or a fallback in asgi_nginx_static is "../..".',
+            'A path or a fallback in asgi_nginx_static is "/srv/../etc".',
+            'A path or a fallback in asgi_nginx_static is "s;".',
+            'A path or a fallback in asgi_nginx_static is ".".',
             'A path in asgi_nginx_static is "folder/". Its url names a file',
             'asgi_nginx_static_cache_control, is "x\\"; deny all".',
         ],

@@ -34,6 +34,9 @@ FORGED = "6.6.6.6"
         ("/static/site.css", 200),
         ("/static/missing.css", 404),
         ("/static/css", 301),
+        ("/static/old.0123456789ab.js", 200),
+        ("/static/old", 404),
+        ("/static/old/", 404),
         ("/static/css/", 403),
         ("/static/.env", 404),
         ("/one-page/deep/link", 200),
@@ -238,6 +241,21 @@ def test_one_page_application(client: Client) -> None:
     answer = client.ask("/one-page/deep/link")
     assert (answer.body, answer.headers["Cache-Control"]) == (b"one page\n", "no-cache")
     assert client.ask("/one-page/site.css").headers["Cache-Control"] == "public, max-age=3600"
+
+
+def test_second_folder(client: Client) -> None:
+    old = client.ask("/static/old.0123456789ab.js")
+    assert (old.status, old.body) == (200, b"old\n")
+    # By the rules of the first.
+    assert old.headers.get_all("Cache-Control") == ["public, max-age=31536000, immutable"]
+    assert old.headers["Strict-Transport-Security"] == HSTS
+    assert client.ask("/static/old.0123456789ab.js", {"Accept-Encoding": "gzip"}).body == b"old and compressed\n"
+    # The first folder comes first, and the page last.
+    assert client.ask("/static/site.css").body.startswith(b"body")
+    assert client.ask("/one-page/old.0123456789ab.js").body == b"old\n"
+    # It has no address of its own.
+    assert client.ask("/.asgi-fallback/static/old.0123456789ab.js").status == 404
+    assert client.ask("/static/old.0123456789ab.js", method="POST", body=b"").status == 405
 
 
 def test_forged_headers_do_not_reach_the_application(client: Client) -> None:
