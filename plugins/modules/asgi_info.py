@@ -27,6 +27,11 @@ options:
     description: The C(Host) header of that request.
     type: str
     default: localhost
+  ready_status:
+    description: The HTTP status codes that mean ready.
+    type: list
+    elements: int
+    default: [200]
   history:
     description: How many of the last deployments to report.
     type: int
@@ -86,7 +91,7 @@ answer:
   returned: always
   type: str
 ready:
-  description: Whether it answers 200.
+  description: Whether the status of that answer is one of O(ready_status).
   returned: always
   type: bool
 draining:
@@ -176,7 +181,7 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
     # Asking a stopped slot would start it: its socket listens all the same.
     if result["state"] == "active":
         answer = Target(layout.socket(live), path=params["ready_path"], host=params["ready_host"]).ask(5, pids)
-        result.update(answer=answer.summary(), ready=answer.status == 200)
+        result.update(answer=answer.summary(), ready=answer.status in params["ready_status"])
     drain = systemd.show(layout.drain_unit(other(live)), "ActiveState")
     result["draining"] = drain.get("ActiveState") in ("active", "activating")
     return result
@@ -188,6 +193,7 @@ def main() -> None:
             "app": {"type": "str", "required": True},
             "ready_path": {"type": "str", "default": "/ready"},
             "ready_host": {"type": "str", "default": "localhost"},
+            "ready_status": {"type": "list", "elements": "int", "default": [200]},
             "history": {"type": "int", "default": 10},
         },
         supports_check_mode=True,

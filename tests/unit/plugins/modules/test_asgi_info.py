@@ -79,7 +79,7 @@ Gather = Callable[..., dict[str, Any]]
 @pytest.fixture
 def gather(played: Played) -> Gather:
     def run(**params: Any) -> dict[str, Any]:
-        given = {"app": "shop", "ready_path": "/ready", "ready_host": "localhost", "history": 10, **params}
+        given = {"app": "shop", "ready_path": "/ready", "ready_host": "localhost", "ready_status": [200], "history": 10, **params}
         found = asgi_info.gather(given, played.layout, PlayedSystemd(played.systemctl))
         assert set(found) == RETURNED, "what is documented is returned, and nothing else"
         return found
