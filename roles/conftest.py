@@ -82,12 +82,15 @@ def refusals_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Refus
 
 @pytest.fixture(scope="session")
 def apply_roles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Apply roles in a play of their own, as site.yml does; returns Ansible's result, whether it went well or not."""
+    """Apply roles in a play of their own, as site.yml does; returns Ansible's result, whether it went well or not.
 
-    def apply(roles: list[str], variables: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
+    `keywords` are more of the play's, such as serial.
+    """
+
+    def apply(roles: list[str], variables: dict[str, Any], *options: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
         path = tmp_path_factory.mktemp("roles") / "playbook.json"
         names = [{"role": f"steadfast.asgi.{role}"} for role in roles]
-        play = {"hosts": "all", "become": True, "gather_facts": False, "vars": variables, "roles": names}
+        play = {"hosts": "all", "become": True, "gather_facts": False, "vars": variables, "roles": names, **keywords}
         path.write_text(json.dumps([play]), encoding="utf-8")
         environment = os.environ | {
             "ANSIBLE_PIPELINING": "true",

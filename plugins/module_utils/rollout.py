@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import processes
+from .command import CommandError, Surroundings, argv, run_in_unit
 from .readiness import Progress, Target, probe
 from .reload import Reload, ReloadError
 from .slots import (
@@ -31,6 +32,7 @@ from .slots import (
     changed_settings,
     contents,
     copy_settings,
+    deployer,
     is_complete,
     kept_settings,
     other,
@@ -39,6 +41,7 @@ from .slots import (
     read_link,
     replace_link,
     sync_directory,
+    utc,
 )
 from .units import Systemd, UnitError
 
@@ -87,7 +90,7 @@ class Plan:
 class Rollout:
     """One application on one host. Clock, sleep and systemd come from outside, for the tests.
 
-    `params` are the options of the module asgi_rollout.
+    `params` are the options of the module asgi_rollout. Raises CommandError where one of the commands in them is none.
     """
 
     def __init__(
@@ -105,17 +108,20 @@ class Rollout:
         self.clock = clock
         self.sleep = sleep
         self.steps = Steps(clock, after_step)
-        self.progress = self.fresh_progress()
+        self.progress = Progress(workers=1)
         self.action = "rollback" if params["rollback"] else "rollout"
         self.release = params["release"] or ""
         self.reloaded: Reload | None = None
         self.flipped = False
+        # Raises CommandError for what is none, before anything is done.
+        self.hooks = {when: [argv(command) for command in params[when]] for when in ("before_activate", "after_activate")}
+        self.commands: list[dict[str, Any]] = []
         self.began = time.time()
         self.warnings: list[str] = []
 
-    def fresh_progress(self) -> Progress:
+    def fresh_progress(self, slot: str) -> Progress:
         return Progress(
-            workers=self.params["workers"],
+            workers=self.params["workers"] or self.layout.workers(slot),
             accepted=frozenset(self.params["ready_status"]),
             successes_wanted=self.params["ready_successes"],
         )
@@ -269,19 +275,37 @@ class Rollout:
             self.check_memory(before["slot"])
         try:
             self.boot(slot)
+            self.run_commands("before_activate", Surroundings.of_slot(self.layout, slot))
             with self.steps.step("enable"):
                 # Before the flip: if the power fails between the two, both slots start, and the link still decides.
                 self.enable(slot, True)
             with self.steps.step("flip"):
                 replace_link(self.layout.live, slot)
-        except (RolloutError, UnitError, OSError) as error:
+        except (CommandError, RolloutError, UnitError, OSError) as error:
             raise self.abandon(slot, error) from None
         self.flipped = True
+        try:
+            self.run_commands("after_activate", Surroundings.of_slot(self.layout, slot))
+        except CommandError as error:
+            if before["slot"]:
+                self.flip_back(before["slot"])
+                raise RolloutError(f"slot {slot} did not make it: {error}\nSlot {before['slot']} is live again.") from None
+            self.settle(slot)
+            raise RolloutError(f"{error}\nSlot {slot} is live all the same, since nothing was live before it.") from None
         if before["slot"] and self.params["bake_time"]:
             with self.steps.step("bake"):
                 self.bake(slot, before["slot"])
         with self.steps.step("settle"):
             self.settle(slot)
+
+    def run_commands(self, when: str, around: Surroundings) -> None:
+        """Run the commands of one moment in order. Raises CommandError at the first that fails. The way back runs none."""
+        if self.params["rollback"] or not self.hooks[when]:
+            return
+        with self.steps.step(when.replace("_", " ")):
+            for command in self.hooks[when]:
+                output = run_in_unit(self.systemd, self.layout, around, command, self.params["command_timeout"])
+                self.commands.append({"command": command, "output": output})
 
     def check_memory(self, live: str) -> None:
         """Raise RolloutError if a second slot of the live one's size does not fit into what is available."""
@@ -326,6 +350,9 @@ class Rollout:
         with contextlib.suppress(UnitError, OSError):
             self.enable(slot, False)
         kept = "The live slot serves on as before." if self.live_slot() else "Nothing was live before, and nothing is now."
+        if isinstance(error, CommandError):
+            # The slot was ready: what the command wrote is what tells the reason.
+            return RolloutError(f"slot {slot} did not make it: {error}\n{kept}")
         return RolloutError(self.explain(slot, f"{error} {kept}", journal), journal=journal)
 
     def mark(self, slot: str, on: bool) -> None:
@@ -384,6 +411,7 @@ class Rollout:
     def wait_ready(self, slot: str) -> None:
         """Return when all workers of `slot` are ready; raise RolloutError when that cannot be or takes too long."""
         deadline = self.clock() + self.params["boot_timeout"]
+        self.progress = self.fresh_progress(slot)
         while True:
             state = self.state(slot)
             if crashed(state):
@@ -433,6 +461,10 @@ class Rollout:
     def restart(self, slot: str) -> None:
         """Replace the process in the live slot. Its socket stays, so whoever connects in the meantime waits and is not refused."""
         before = self.release_of(slot)
+        try:
+            self.run_commands("before_activate", Surroundings.of_next(self.layout, self.release))
+        except CommandError as error:
+            raise RolloutError(f"nothing was restarted: {error}") from None
         with kept_settings(self.layout, slot) as kept:
             try:
                 with self.steps.step("restart"):
@@ -440,7 +472,8 @@ class Rollout:
                     self.restart_service(slot)
                 with self.steps.step("ready"):
                     self.wait_ready(slot)
-            except (RolloutError, UnitError, OSError) as error:
+                self.run_commands("after_activate", Surroundings.of_slot(self.layout, slot))
+            except (CommandError, RolloutError, UnitError, OSError) as error:
                 journal = self.journal(slot)
                 with self.steps.step("restart the old release"):
                     self.point(slot, before)
@@ -465,7 +498,7 @@ class Rollout:
             raise RolloutError(f"a reload cannot do this job: {'; '.join(obstacles)}. Use strategy auto or rollout.")
         master = int(self.state(slot)["MainPID"])
         changed = changed_settings(self.layout, slot)
-        self.progress = self.fresh_progress()
+        self.progress = self.fresh_progress(slot)
         self.reloaded = Reload(
             master=master,
             target=self.target(slot),
@@ -541,8 +574,8 @@ class Rollout:
         """Append one line to the application's history: when, who, what, from what, how long, with which result."""
         release = self.release or before["release"]
         entry = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began)),
-            "user": self.params["user"] or os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid()),
+            "time": utc(self.began),
+            "user": deployer(self.params["user"]),
             "action": self.action,
             "release": os.path.basename(release),
             "previous": os.path.basename(before["release"]),
@@ -573,6 +606,8 @@ class Rollout:
         if not self.steps.done:
             return {}
         found = {"steps": self.steps.done, "attempts": self.progress.attempts, "answer": self.progress.last.summary()}
+        if self.commands:
+            found["commands"] = self.commands
         if self.reloaded:
             found.update(old_pids=self.reloaded.old, new_pids=self.reloaded.new)
         return found

@@ -9,7 +9,9 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 SLOTS = ("blue", "green")
 # The units of a slot, by their kind; and the names of their files among the settings.
 UNITS = ("service", "socket")
+# What the history calls the ways to make a release live.
+_MADE_LIVE = ("rollout", "restart", "rollback")
 
 
 class LockedError(Exception):
@@ -88,6 +92,11 @@ class Layout:
 
     def drain_unit(self, slot: str) -> str:
         return f"{self.app}-drain-{slot}.service"
+
+    def workers(self, slot: str) -> int:
+        """Return how many processes a slot serves with, by its unit's own ready check; 1 where the unit does not say."""
+        found = re.search(rb"^ExecStartPost=(?:.*\\\n)*.*--workers (\d+)", contents(self.unit_file(slot, "service")) or b"", re.MULTILINE)
+        return int(found.group(1)) if found else 1
 
     def live_slot(self) -> str:
         """Return the slot that the live link names, '' if there is no such link.
@@ -227,6 +236,16 @@ def kept_settings(layout: Layout, slot: str) -> Iterator[str]:
         shutil.rmtree(kept, ignore_errors=True)
 
 
+def utc(when: float) -> str:
+    """Return a time, in seconds since 1970, as the history writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
+
+
+def deployer(named: str) -> str:
+    """Return who deploys: the name that was given, or the user of the connection."""
+    return named or os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
+
+
 def read_history(path: str) -> list[dict[str, Any]]:
     """Return the lines of an application's history, the oldest first. A line that a power cut left half written is left out."""
     found = []
@@ -259,10 +278,9 @@ def withdrawn_releases(history: list[dict[str, Any]]) -> set[str]:
         release, previous = entry.get("release", ""), entry.get("previous", "")
         if entry.get("action") == "flip back":
             withdrawn.add(release)
-        elif entry.get("result") == "ok" and entry.get("action") == "rollback":
-            withdrawn.add(previous)
-            withdrawn.discard(release)
-        elif entry.get("result") == "ok":
+        elif _made_live(entry):
+            if entry["action"] == "rollback":
+                withdrawn.add(previous)
             withdrawn.discard(release)
     return withdrawn
 
@@ -272,10 +290,19 @@ def previous_release(history: list[dict[str, Any]], current: str, usable: Callab
     withdrawn = withdrawn_releases(history)
     for entry in reversed(history):
         release = str(entry.get("release", ""))
-        good = entry.get("result") == "ok" and entry.get("action") != "reload"
-        if good and release and release != current and release not in withdrawn and usable(release):
+        if _made_live(entry) and release and release != current and release not in withdrawn and usable(release):
             return release
     return ""
+
+
+def _made_live(entry: dict[str, Any]) -> bool:
+    return entry.get("result") == "ok" and entry.get("action") in _MADE_LIVE
+
+
+def has_run(history: list[dict[str, Any]], release: str, commands: list[list[str]]) -> bool:
+    """Return whether these commands have been run to their end for a release, given by its ID."""
+    done = {"action": "commands", "result": "ok", "release": release, "commands": commands}
+    return any(done.items() <= entry.items() for entry in history)
 
 
 @contextlib.contextmanager

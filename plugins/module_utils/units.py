@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -13,6 +16,14 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 class UnitError(Exception):
     """systemctl refused. The message holds the command and what it said."""
+
+
+def survive_disconnect() -> None:
+    """Leave the session of the connection, so that its end does not end what this process does half way."""
+    with contextlib.suppress(OSError):
+        os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

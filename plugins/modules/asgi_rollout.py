@@ -88,9 +88,9 @@ options:
     type: int
     default: 3
   workers:
-    description: How many processes serve in one slot. Each has to give a good answer.
+    description: How many processes serve in one slot. Each has to give a good answer. V(0) is as many as the slot's unit says.
     type: int
-    default: 1
+    default: 0
   boot_timeout:
     description: Seconds that the idle slot has from its start until it is ready.
     type: int
@@ -102,6 +102,24 @@ options:
       - The task does not wait for this. The next rollout does, since it needs that slot.
     type: int
     default: 30
+  before_activate:
+    description:
+      - Commands that are run when the idle slot is ready, before it goes live, in its release, with its settings and in its sandbox. One
+        that fails leaves the live slot as it is.
+      - Each is a list of words, or a text that is split as a shell would split it. There is no shell.
+      - Neither a reload nor O(rollback) runs commands.
+    type: list
+    elements: raw
+    default: []
+  after_activate:
+    description: The same after the switch. One that fails flips back to the old slot, where there was one.
+    type: list
+    elements: raw
+    default: []
+  command_timeout:
+    description: Seconds that each of these commands may take.
+    type: int
+    default: 600
   lock_timeout:
     description: Seconds to wait for another rollout of the same application on this host. V(0) fails at once, and names the other.
     type: int
@@ -129,14 +147,12 @@ EXAMPLES = r"""
     app: shop
     release: /opt/shop/releases/1.4.0-9f2c1b7a3d10
     ready_path: /ready
-    workers: 4
     bake_time: 60
 
 - name: Go back to the release before
   steadfast.asgi.asgi_rollout:
     app: shop
     rollback: true
-    workers: 4
 """
 
 RETURN = r"""
@@ -179,6 +195,12 @@ steps:
   type: list
   elements: dict
   sample: [{step: boot, seconds: 0.31}, {step: ready, seconds: 2.04}, {step: flip, seconds: 0.001}]
+commands:
+  description: What the commands before and after the switch wrote, in order.
+  returned: when there were any
+  type: list
+  elements: dict
+  sample: [{command: [app-warm-cache], output: 120 pages}]
 attempts:
   description: How often the ready check was asked.
   returned: when a rollout took place or was tried
@@ -193,25 +215,16 @@ journal:
   type: str
 """
 
-import contextlib
 import os
-import signal
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
+from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, LockedError, locked
-from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
-
-
-def survive_disconnect() -> None:
-    """Leave the session of the connection, so that its end does not end the rollout half way."""
-    with contextlib.suppress(OSError):
-        os.setsid()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, LockedError, deployer, locked, utc
+from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError, survive_disconnect
 
 
 def warn(module: AnsibleModule, rollout: Rollout) -> None:
@@ -233,17 +246,23 @@ def main() -> None:
             "ready_host": {"type": "str", "default": "localhost"},
             "ready_status": {"type": "list", "elements": "int", "default": [200]},
             "ready_successes": {"type": "int", "default": 3},
-            "workers": {"type": "int", "default": 1},
+            "workers": {"type": "int", "default": 0},
             "boot_timeout": {"type": "int", "default": 60},
             "drain_timeout": {"type": "int", "default": 30},
+            "before_activate": {"type": "list", "elements": "raw", "default": []},
+            "after_activate": {"type": "list", "elements": "raw", "default": []},
+            "command_timeout": {"type": "int", "default": 600},
             "lock_timeout": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
     # Directories and links are for the application's user to read, whatever the host's default is.
     os.umask(0o022)
-    rollout = Rollout(module.params, Layout(module.params["app"]), Systemd())
     release = module.params["release"]
+    try:
+        rollout = Rollout(module.params, Layout(module.params["app"]), Systemd())
+    except CommandError as error:
+        module.fail_json(msg=str(error))
     try:
         if module.check_mode:
             module.exit_json(**rollout.preview())
@@ -254,8 +273,8 @@ def main() -> None:
         survive_disconnect()
         note = {
             "pid": os.getpid(),
-            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "user": module.params["user"] or os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid()),
+            "since": utc(time.time()),
+            "user": deployer(module.params["user"]),
             "release": os.path.basename(release or ""),
         }
         with locked(rollout.layout.lock, module.params["lock_timeout"], note, time.monotonic, time.sleep):
