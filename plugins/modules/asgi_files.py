@@ -67,6 +67,14 @@ options:
     description: Run O(validate) when nothing changed as well.
     type: bool
     default: false
+  read:
+    description:
+      - Absolute paths of small text files to return the contents of, as they were before anything was written. One that is not
+        there, or may not be read, is left out.
+      - What a later task needs to know of the host, such as files below C(/proc), comes back without a round trip of its own.
+    type: list
+    elements: path
+    default: []
 attributes:
   check_mode:
     description: Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge.
@@ -101,6 +109,11 @@ changed_paths:
   type: list
   elements: str
   sample: [/etc/nginx/conf.d/shop.conf]
+contents:
+  description: The texts of the files that O(read) names, by their paths.
+  returned: success, if O(read) names any
+  type: dict
+  sample: {/proc/loadavg: "0.00 0.01 0.05 1/123 4567\n"}
 restored:
   description: The paths that were put back to their old state.
   returned: when O(validate) failed or a write failed
@@ -130,6 +143,7 @@ import os
 import pwd
 import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -350,10 +364,21 @@ def put_back(done: list[Entry]) -> tuple[list[str], str]:
     return restored, "everything was put back as it was" if done else "no file was changed"
 
 
+def read(paths: list[str]) -> dict[str, str]:
+    """Return the texts of those of `paths` that can be read."""
+    found = {}
+    for path in paths:
+        with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
+            found[path] = stream.read()
+    return found
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
     plan, diff = compare(module.params["files"], module.check_mode)
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
+    if module.params["read"]:
+        result["contents"] = read(module.params["read"])
     if module.check_mode:
         return result
 
@@ -403,6 +428,7 @@ def main() -> None:
             },
             "validate": {"type": "list", "elements": "str"},
             "validate_always": {"type": "bool", "default": False},
+            "read": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )

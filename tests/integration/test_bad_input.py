@@ -65,10 +65,14 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "import path to no module": ({"asgi_import_path": "nowhere:app"}, ["asgi_import_path", "module:object"]),
     "import path to no object": ({"asgi_import_path": "plain:nowhere"}, ["asgi_import_path", "module:object"]),
     "unknown server": ({"asgi_service_server": "daphne"}, ["asgi_service_server", "gunicorn, uvicorn, hypercorn"]),
-    "workers as text": ({"asgi_service_workers": "many"}, ["asgi_service_workers", "int"]),
-    "no worker, and no time": (
-        {"asgi_service_workers": 0, "asgi_service_timeout": 0, "asgi_service_graceful_timeout": -1},
-        ["asgi_service_workers is 0", "asgi_service_timeout is 0", "asgi_service_graceful_timeout is -1", "at least 1"],
+    "workers as text": ({"asgi_service_workers": "many"}, ["asgi_service_workers", "io, cpu, or a number"]),
+    "no worker, and no memory for one": (
+        {"asgi_service_workers": 0, "asgi_service_worker_memory": "none"},
+        ["asgi_service_workers is 0", "at least 1", 'asgi_service_worker_memory is "none"', "256M"],
+    ),
+    "no time": (
+        {"asgi_service_timeout": 0, "asgi_service_graceful_timeout": -1},
+        ["asgi_service_timeout is 0", "asgi_service_graceful_timeout is -1", "at least 1"],
     ),
     "user root": ({"asgi_service_user": "root"}, ["asgi_service_user", "without privileges"]),
     "environment with a bad name": ({"asgi_service_environment": {"MY-VAR": "x"}}, ["asgi_service_environment", "underscores"]),

@@ -373,3 +373,11 @@ def test_owner_and_group_are_set_kept_in_step_and_put_back(files: Files, tmp_pat
     assert (put_back.st_uid, put_back.st_gid) == (12, 13)
     files(*entries)
     assert (tmp_path / "f").stat().st_uid == 0
+
+
+def test_what_is_read_is_what_was_there_before(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("before\n")
+    result = files({"path": tmp_path / "old", "content": "after\n"}, read=[str(tmp_path / "old"), str(tmp_path / "missing"), str(tmp_path)])
+    assert result["contents"] == {str(tmp_path / "old"): "before\n"}
+    assert (tmp_path / "old").read_text() == "after\n"
+    assert "contents" not in files({"path": tmp_path / "old", "content": "after\n"})

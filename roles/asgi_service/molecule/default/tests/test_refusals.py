@@ -21,6 +21,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "socket_group": ({"asgi_service_socket_group": "www data"}, "asgi_service_socket_group"),
     "workers_text": ({"asgi_service_workers": "many"}, "asgi_service_workers"),
     "workers_none": ({"asgi_service_workers": 0}, "asgi_service_workers"),
+    "workers_newline": ({"asgi_service_workers": "2\n"}, "asgi_service_workers"),
+    "worker_memory": ({"asgi_service_worker_memory": "50%"}, "asgi_service_worker_memory"),
     "server": ({"asgi_service_server": "waitress"}, "asgi_service_server"),
     "log_level": ({"asgi_service_log_level": "loud"}, "asgi_service_log_level"),
     "venv_alone": ({"asgi_service_virtualenv": "/srv/plain/.venv"}, "asgi_service_directory"),

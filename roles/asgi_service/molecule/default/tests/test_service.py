@@ -105,6 +105,16 @@ def test_a_start_waits_until_every_worker_is_ready(host: Host) -> None:
     assert "2 workers are ready" in host.check_output(f"journalctl --quiet --output=cat --lines=20 --unit=horn@{slot}.service")
 
 
+def test_a_profile_gives_what_the_host_carries(host: Host) -> None:
+    processors = int(host.check_output("nproc"))
+    for app, most, expected in (("plain", 9999, processors), ("bare", 4, 2 * processors + 1)):
+        slot = host.check_output(f"readlink /opt/{app}/slots/live")
+        main = host.check_output(f"systemctl show --property=MainPID --value {app}@{slot}.service")
+        workers = host.check_output(f"pgrep --count --parent {main} --full 'gunicorn|spawn_main'")
+        # 512 MiB are room for four workers; and one alone could not be replaced.
+        assert int(workers) == max(2, min(most, expected)), app
+
+
 def test_the_sandbox_holds_from_inside(host: Host) -> None:
     """Not what systemd says of the unit, but what a process in it finds."""
     slot = host.check_output("readlink /opt/plain/slots/live")
