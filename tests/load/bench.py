@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import math
+import re
 import statistics
 import tempfile
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from client import Load, Record, Site
-from harness import ROOT, Host, in_thread
+from harness import NAME, ROOT, Host, in_thread
 
 QUIET = 3.0
 STEADY = "steady state"
@@ -38,6 +39,8 @@ PICTURED = (
     "ours: rollout, broken (import)",
 )
 MOMENTS = 430
+# What the recipe and ours are reached at, each as a whole.
+WHOLES = {"ours": 443, "recipe": 8443, "recipe, recycled": 8446}
 COLOURS = {"get": "#2a6f97", "bad": "#c1121f", "mark": "#555555"}
 
 
@@ -270,6 +273,40 @@ def throughput(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
     }
 
 
+def defaults(host: Host, rounds: int, seconds: int) -> dict[str, Any]:
+    """Measure the whole of it as it comes, and the recipe as guides have it, in turns: requests, failed ones and latency through nginx."""
+    host.execute("apt-get update -qq && apt-get install -qq --yes wrk >/dev/null 2>&1")
+    host.execute(f"systemctl start recycled; grep -q {NAME} /etc/hosts || echo 127.0.0.1 {NAME} >>/etc/hosts")
+    time.sleep(4)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in WHOLES}
+    for number in range(rounds):
+        for name, port in sorted(WHOLES.items(), reverse=bool(number % 2)):
+            said = host.execute(f"wrk -t2 -c32 -d{seconds}s --latency --timeout 10s https://{NAME}:{port}/")
+            errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
+            refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
+            percentile = re.search(r"99%\s+([0-9.]+)(us|ms|s)\b", said)
+            assert percentile, said
+            value, unit = percentile.groups()
+            found[name].append(
+                {
+                    "requests_per_second": float(said.partition("Requests/sec:")[2].split()[0]),
+                    "p99_ms": float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit],
+                    "failed": (int(refused.group(1)) if refused else 0) + (sum(map(int, errors.groups())) if errors else 0),
+                }
+            )
+    host.execute("systemctl stop recycled")
+    medians = ("requests_per_second", "p99_ms")
+    return {
+        "rounds": rounds,
+        "seconds": seconds,
+        **{
+            name: {key: round(statistics.median(value[key] for value in values), 1) for key in medians}
+            | {"failed": sum(value["failed"] for value in values)}
+            for name, values in found.items()
+        },
+    }
+
+
 def picture(rows: list[Row]) -> str:
     """Draw the slowest request of each moment, on a logarithmic scale; failed ones in red, switches as lines."""
     width, height, left = 860, 110, 60
@@ -310,7 +347,7 @@ def picture(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="methods or throughput; both by default. The other's figures are kept")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of methods, throughput, defaults; all of them by default")
     parser.add_argument("--switches", type=int, default=20, help="reloads and rollouts of our own, each")
     parser.add_argument("--requests", type=int, default=100_000, help="requests during each of these two, at least")
     parser.add_argument("--rounds", type=int, default=20, help="of the comparison of throughput")
@@ -319,7 +356,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the methods with this in their names")
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    parts = set(options.parts) or {"methods", "throughput"}
+    parts = set(options.parts) or {"methods", "throughput", "defaults"}
     options.output.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="steadfast-bench-") as work:
         host = Host("steadfast-bench", Path(work))
@@ -332,6 +369,8 @@ def main() -> None:
             host.playbook(ROOT / "tests/load/recipe.yml", recipe_release=recipe, boot_seconds=2)
             if "throughput" in parts:
                 write(options.output, throughput=throughput(host, options.rounds, 3))
+            if "defaults" in parts:
+                write(options.output, defaults=defaults(host, options.rounds // 4, 6))
             if "methods" in parts:
                 host.build("two", **every)
                 host.build("packages", asgi_release_server_requirements=server_requirements(without=("uvloop", "httptools")))
@@ -354,7 +393,7 @@ def write(folder: Path, **measured: Any) -> None:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found |= measured
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if {"methods", "load", "throughput"} <= set(found):
+    if {"methods", "load", "throughput", "defaults"} <= set(found):
         page = PAGE.format(
             table=table(found["methods"]),
             speed="".join(
@@ -363,10 +402,19 @@ def write(folder: Path, **measured: Any) -> None:
                 for name in WORKERS
             ),
             rounds=found["throughput"]["rounds"],
+            wholes="".join(whole_row(name, found["defaults"]) for name in WHOLES),
+            seconds=found["defaults"]["seconds"],
+            whole_rounds=found["defaults"]["rounds"],
             **found["load"],
         )
         (folder / "bench.md").write_text(page, encoding="utf-8")
         print(page)
+
+
+def whole_row(name: str, measured: dict[str, Any]) -> str:
+    own, ours = measured[name], measured["ours"]
+    times = ours["requests_per_second"] / own["requests_per_second"]
+    return f"| {name} | {own['requests_per_second']:,.0f} | {own['p99_ms']} ms | {own['failed']} | {times:.1f} |\n"
 
 
 PAGE = """# Measured: what each way of replacing an application costs
@@ -396,7 +444,16 @@ medians. The processor time is that of the server's processes.
 
 | worker | requests/s | processor time of a request |
 |---|---|---|
-{speed}"""
+{speed}
+## As it comes
+
+The whole of it with its defaults beside the recipe, each with four workers of the same application: wrk with 32 connections, through
+nginx with TLS, {whole_rounds} rounds of {seconds} s in turns. Medians; what failed is the sum. The recipe writes its access log to the
+journal; "recycled" is the recipe with the `--max-requests 1000 --max-requests-jitter 50` that goes with it.
+
+| | requests/s | 99 % within | failed | ours does so many times as much |
+|---|---|---|---|---|
+{wholes}"""
 
 
 def server_requirements(without: tuple[str, ...] = ()) -> str:

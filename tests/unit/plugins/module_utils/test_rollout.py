@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as rollout_module
+from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, copy_settings
@@ -107,6 +108,9 @@ class Host:
         self.weight_at_start: dict[str, str] = {}
         self.seen: dict[str, list[tuple[str, str]]] = {"blue": [], "green": []}
         self.drain_command: list[str] = []
+        # The commands that were run, each with the release that was serving then; those with this word in them fail.
+        self.commands: list[tuple[str, str]] = []
+        self.failing = "false"
         self.refused: tuple[str, ...] = ()
         # How the next release behaves when it is started: a status of the ready check, or a state of its unit.
         self.status = 200
@@ -232,6 +236,7 @@ class Host:
             "InvocationID": "",
             "NRestarts": "0",
             "Result": "success",
+            "ExecMainStatus": "0",
             "CPUWeight": "[not set]",
             **self.state.get(unit, {}),
         }
@@ -250,6 +255,10 @@ class Host:
                 return done(self.show(words[1], options["--property"].split(",")))
             on = words[1] in self.enabled if words[0] == "is-enabled" else self.active(words[1]) == "active"
             return done("enabled\n" if on else "disabled\n", 0 if on else 1)
+        if words[0] == "start" and words[1].startswith(f"{APP}-command-"):
+            line = (self.root / "run/systemd/system" / words[1]).read_text().splitlines()[-1]
+            self.commands.append((line.split('"')[-2], self.serving()))
+            return done(code=1 if self.failing in line else 0)
         name = " ".join(words if program == "systemctl" else [program, options["--unit"]])
         self.event(f"before {name}")
         if self.refused and all(word in command for word in self.refused):
@@ -653,6 +662,71 @@ def test_units_that_changed_are_read_before_they_are_started(at_rest: Host, roll
     read = at_rest.events.index("after daemon-reload")
     assert read < next(number for number, event in enumerate(at_rest.events) if event.startswith(f"before {verb} shop@{slot}."))
     assert Path(at_rest.layout.unit_file(slot, "service")).read_bytes() == at_rest.unit_file.read_bytes()
+
+
+# Commands around the switch
+
+
+@pytest.fixture
+def commanded(at_rest: Host) -> Host:
+    """A host whose unit has what a command's unit is made of."""
+    at_rest.unit_file.write_text("[Service]\nExecStart=/bin/server\n")
+    return at_rest
+
+
+def test_commands_run_before_and_after_the_switch(commanded: Host, roll: Roll) -> None:
+    result = roll("B", before_activate=["echo 1", ["echo", "2"]], after_activate=["echo 3"]).run()
+    assert commanded.commands == [("1", "A"), ("2", "A"), ("3", "B")]
+    assert [entry["command"] for entry in result["commands"]] == [["echo", "1"], ["echo", "2"], ["echo", "3"]]
+    assert [step["step"] for step in result["steps"]][3:] == ["ready", "before activate", "enable", "flip", "after activate", "settle"]
+
+
+def test_a_command_that_fails_before_the_switch_leaves_what_is_live(commanded: Host, roll: Roll) -> None:
+    with pytest.raises(RolloutError, match=r"(?s)'false' failed.*The live slot serves on as before") as refused:
+        roll("B", before_activate=["false", "echo never"], after_activate=["echo never"]).run()
+    assert "journal of" not in str(refused.value), "the slot itself was ready"
+    assert (commanded.serving(), commanded.runs("green"), commanded.starts_at_boot("green")) == ("A", False, set())
+    assert [line for line, _ in commanded.commands] == ["/bin/false"]
+
+
+def test_a_command_that_fails_after_the_switch_takes_it_back(commanded: Host, roll: Roll) -> None:
+    with pytest.raises(RolloutError, match="Slot blue is live again"):
+        roll("B", after_activate=["false"]).run()
+    assert commanded.serving() == "A"
+    assert commanded.starts_at_boot("blue") == {"socket", "service"}
+    assert [entry["action"] for entry in commanded.history()] == ["rollout", "flip back"]
+
+
+def test_the_first_release_stays_live_for_want_of_another(host: Host, roll: Roll) -> None:
+    host.unit_file.write_text("[Service]\nExecStart=/bin/server\n")
+    with pytest.raises(RolloutError, match="Slot blue is live all the same"):
+        roll("A", after_activate=["false"]).run()
+    assert (host.serving(), host.starts_at_boot("blue")) == ("A", {"socket", "service"})
+    assert host.history()[-1]["result"] == "ok"
+
+
+def test_a_restart_runs_them_too(commanded: Host, roll: Roll) -> None:
+    roll("B", strategy="restart", before_activate=["echo 1"], after_activate=["echo 2"]).run()
+    assert commanded.commands == [("1", "A"), ("2", "B")]
+    with pytest.raises(RolloutError, match="nothing was restarted"):
+        roll("C", strategy="restart", before_activate=["false"]).run()
+    assert commanded.serving() == "B"
+    with pytest.raises(RolloutError, match="started again on what it ran before"):
+        roll("C", strategy="restart", after_activate=["false"]).run()
+    assert commanded.serving() == "B"
+
+
+def test_the_way_back_runs_no_commands(commanded: Host, roll: Roll) -> None:
+    roll("B").run()
+    commanded.end_drain("blue")
+    roll(rollback=True, before_activate=["false"], after_activate=["false"]).run()
+    assert (commanded.serving(), commanded.commands) == ("A", [])
+
+
+def test_what_is_no_command_is_refused_before_anything_is_done(at_rest: Host, roll: Roll) -> None:
+    with pytest.raises(CommandError, match="is not a command"):
+        roll("B", after_activate=[{"cmd": "true"}])
+    assert at_rest.serving() == "A"
 
 
 # A slot has settings of its own
