@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tempfile
 from typing import Any
 
@@ -36,6 +37,13 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.source import (
 # Part of every ID. To be raised when the same source is to be built in another way.
 _RECIPE = "2"
 
+# Words that stand for something only in a shell.
+_OF_A_SHELL = frozenset(["&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"])
+_RELATIVE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*\Z")
+
+# All that a directory has which is to be empty.
+_PLACEHOLDERS = frozenset([".gitkeep", ".keep", ".gitignore"])
+
 
 class Plan:
     """What is to be built: the files to send, how they are installed, and the ID of the release."""
@@ -53,6 +61,17 @@ class Plan:
             "hashes": boolean(arguments.get("require_hashes", True), strict=False),
             "wheelhouse": bool(self.text("wheelhouse")),
         }
+        for name in ("before_build", "after_build"):
+            if self.arguments.get(name):
+                self.recipe[name] = commands(name, self.arguments[name])
+        for name in ("static", "shared"):
+            if self.arguments.get(name):
+                self.recipe[name] = relative_paths(name, self.names(name))
+        if self.recipe.get("shared") and not self.text("shared_root"):
+            raise SourceError("shared_root is missing: the directory on the host that the shared paths point to.")
+        environment = self.arguments.get("build_environment") or {}
+        check_environment(environment)
+        self.environment = json.dumps({str(name): str(value) for name, value in environment.items()}, sort_keys=True)
         if origin.directory:
             self.id = self.plan_project(origin)
         else:
@@ -93,7 +112,7 @@ class Plan:
             self.recipe["install"] = ["source"]
         packages = locked_packages(os.path.join(directory, lock)) if lock else {}
         self.check_versions(packages)
-        names = source_files(directory)
+        names = self.without_shared(directory, source_files(directory))
         self.files.append(("source", directory, names))
         if self.text("import_path"):
             _check_app(directory, names, self.text("import_path"), packages if lock else None)
@@ -102,6 +121,20 @@ class Plan:
         if origin.commit:
             return f"{origin.commit[:12]}-{digest(directory, [], self.how())[:6]}"
         return release_id(version, digest(directory, names, self.how()))
+
+    def without_shared(self, directory: str, names: list[str]) -> list[str]:
+        """Leave out what only keeps git from forgetting a directory. Raises SourceError for what a link would hide."""
+        kept = []
+        for name in names:
+            shared = next((path for path in self.recipe.get("shared", []) if f"{name}/".startswith(f"{path}/")), None)
+            if shared is None:
+                kept.append(name)
+            elif os.path.basename(name) not in _PLACEHOLDERS:
+                raise SourceError(
+                    f"asgi_release_shared (asgi_shared) names {shared}, and {directory} has {name} there, which the link to the "
+                    "application's own directory would hide. Move it, or take the path out of the variable."
+                )
+        return kept
 
     def find_lock(self, directory: str) -> None:
         """Find the file with the packages, in the source."""
@@ -174,7 +207,59 @@ class Plan:
     def how(self) -> list[str]:
         """Return what the result depends on beside the source."""
         told = [self.text(name) for name in ("python", "server_requirements", "subdirectory", "git_submodules")]
+        told += [self.environment] if self.environment != "{}" else []
         return [_RECIPE, *told, json.dumps(self.recipe, sort_keys=True)]
+
+
+def commands(name: str, given: Any) -> list[list[str]]:
+    """Return commands as lists of arguments. Raises SourceError, with the variable's name, for what is none."""
+    found = []
+    for command in given if isinstance(given, list) else [given]:
+        try:
+            words = shlex.split(command) if isinstance(command, str) else command
+        except ValueError as error:
+            raise SourceError(
+                f"asgi_release_{name} has {command!r}, which cannot be split into words: {error}. Close the quote."
+            ) from error
+        if not isinstance(words, list) or not words or not all(isinstance(word, str | int | float) for word in words) or not str(words[0]):
+            raise SourceError(f"asgi_release_{name} has {command!r}. Write a command as one line, or as a list of its words.")
+        if any("\0" in str(word) for word in words):
+            raise SourceError(f"asgi_release_{name} has {command!r}, with a character that no argument can have. Leave it out.")
+        if isinstance(command, str) and _OF_A_SHELL & set(words):
+            raise SourceError(
+                f"asgi_release_{name} has {command!r}, which only a shell understands, and there is none. Make it several commands, or "
+                "write [sh, -c, COMMAND]."
+            )
+        found.append([str(word) for word in words])
+    return found
+
+
+def relative_paths(name: str, paths: list[str]) -> list[str]:
+    """Return paths in the application's directory. Raises SourceError for one that leaves it, or that is in another one."""
+    variable = f"asgi_release_{name}{' (asgi_shared)' if name == 'shared' else ''}"
+    for path in paths:
+        if not _RELATIVE.match(path):
+            raise SourceError(
+                f"{variable} has {path!r}. Write a path in the application's directory, of letters, digits and . _ - + /, without '..' and "
+                "without a slash at its end."
+            )
+        outer = [other for other in paths if f"{path}/".startswith(f"{other}/")]
+        if len(outer) > 1:
+            raise SourceError(f"{variable} has {path!r} twice, or a directory that it is in. Leave one of them out.")
+    return paths
+
+
+def check_environment(environment: Any) -> None:
+    """Raise SourceError for what is no environment. The values are not repeated: they may be secrets."""
+    if not isinstance(environment, dict):
+        raise SourceError("asgi_release_build_environment is no mapping (it is not shown). Write NAME: value.")
+    for name, value in environment.items():
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", str(name)):
+            raise SourceError(
+                f"asgi_release_build_environment has the name {name!r}. Use letters, digits and underscores, not beginning with a digit."
+            )
+        if not isinstance(value, str | int | float) or "\0" in str(value):
+            raise SourceError(f"asgi_release_build_environment: the value of {name} (it is not shown) is no text. Write it in quotes.")
 
 
 def release_id(version: str, total: str) -> str:
@@ -232,12 +317,14 @@ class ActionModule(ActionBase):
             try:
                 with opened(source, options) as origin:
                     plan, source = Plan(origin, arguments, self._loader), origin.pinned or source
+                # Out of the module's answer secrets are blotted out, and a part of these might look like one.
+                known = {"id": plan.id, "path": os.path.join(plan.text("releases"), plan.id)}
                 if boolean(arguments.pop("inspect", False), strict=False):
-                    return result | {"changed": False, "id": plan.id, "path": os.path.join(plan.text("releases"), plan.id)}
+                    return result | {"changed": False} | known
                 told = {**arguments, "id": plan.id, "recipe": plan.recipe}
                 answer: dict[str, Any] = self._execute_module("steadfast.asgi.asgi_release", told, task_vars=task_vars)
                 if self._task.check_mode or answer.get("failed") or not answer.get("changed"):
-                    return answer
+                    return answer | known
                 # Opened again: as long as it is open no other host's build may look at it.
                 with opened(source, options) as origin:
                     again = Plan(origin, arguments, self._loader)
@@ -253,4 +340,4 @@ class ActionModule(ActionBase):
             answer = self._execute_module("steadfast.asgi.asgi_release", {**told, "archive": remote}, task_vars=task_vars)
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
-        return answer
+        return answer | known

@@ -166,11 +166,11 @@ def entries(directory: str) -> Iterator[os.DirEntry[str]]:
             yield entry
 
 
-def take_over(directory: str, builder: Builder, store: Store, final: bool) -> None:
+def take_over(directory: str, builder: Builder, store: Store | None, final: bool) -> None:
     """Make what the builder has put into a directory root's, and nobody else's to write. No process of the builder's may be alive.
 
-    With `final` the directories too; before that the builder can still add to them. Raises BuildError for what has no place in
-    a release.
+    With `final` the directories too; before that the builder can still add to them. Without a store the files stay the release's
+    own. Raises BuildError for what has no place in a release.
     """
     for entry in entries(directory):
         status = entry.stat(follow_symlinks=False)
@@ -181,7 +181,7 @@ def take_over(directory: str, builder: Builder, store: Store, final: bool) -> No
                 continue
             os.chown(entry.path, os.geteuid(), os.getegid(), follow_symlinks=False)
             os.chmod(entry.path, 0o755 if status.st_mode & 0o100 else 0o644)
-            if not entry.name.endswith(".pyc"):
+            if store and not entry.name.endswith(".pyc"):
                 store.share(entry.path, status)
         elif stat.S_ISLNK(status.st_mode):
             os.lchown(entry.path, os.geteuid(), os.getegid())
@@ -193,6 +193,27 @@ def take_over(directory: str, builder: Builder, store: Store, final: bool) -> No
     if final:
         os.chown(directory, os.geteuid(), os.getegid())
         os.chmod(directory, 0o755)  # noqa: S103
+
+
+def link_inside(top: str, name: str, target: str) -> None:
+    """Make a link to `target` by the name of `name` below `top`. Raises BuildError where it would replace something or leave `top`."""
+    path = top
+    *parents, last = name.split("/")
+    for parent in parents:
+        path = os.path.join(path, parent)
+        if not os.path.lexists(path):
+            os.mkdir(path, 0o755)
+        elif os.path.islink(path) or not os.path.isdir(path):
+            raise BuildError(f"{path} is no directory, so there is no place for {name} (asgi_release_shared)")
+    path = os.path.join(path, last)
+    if os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path):
+        os.rmdir(path)
+    if os.path.lexists(path):
+        raise BuildError(
+            f"the build left {path}, which is to be a link to {target} (asgi_release_shared). Have it write elsewhere, or take the path "
+            "out of the variable"
+        )
+    os.symlink(target, path)
 
 
 def clone(old: str, new: str, builder: Builder) -> None:

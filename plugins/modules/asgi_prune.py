@@ -10,6 +10,7 @@ module: asgi_prune
 short_description: Remove an application's releases that nothing needs any more
 description:
   - Keeps the newest releases, each release that a slot links to, and the one that a rollback would go to. The others are removed.
+  - Static files that none of the releases left has are removed from the union of them.
   - What is not complete is left alone, since it may be under construction. M(steadfast.asgi.asgi_release) removes it.
 version_added: 0.1.0
 author:
@@ -68,6 +69,7 @@ import json
 import os
 import shutil
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
@@ -82,15 +84,55 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     previous_release,
     read_history,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.static import (
+    held,
+    publish,
+    static_files,
+    superfluous,
+    union_of,
+    withdraw,
+)
+
+
+def mark(release: str) -> dict[str, Any]:
+    """Return what a release says of itself."""
+    with open(os.path.join(release, "release.json"), encoding="utf-8") as stream:
+        try:
+            content = json.load(stream)
+        except ValueError:
+            content = {}
+    return content if isinstance(content, dict) else {}
 
 
 def built(release: str) -> str:
     """Return when a release was built, in a form that sorts."""
-    with open(os.path.join(release, "release.json"), encoding="utf-8") as stream:
-        try:
-            return str(json.load(stream)["built"])
-        except (ValueError, KeyError, TypeError):
-            return ""
+    return str(mark(release).get("built", ""))
+
+
+def complete_releases(layout: Layout) -> list[str]:
+    """Return the IDs of the complete releases, the oldest first."""
+    names = os.listdir(layout.releases) if os.path.isdir(layout.releases) else []
+    complete = [name for name in names if is_complete(os.path.join(layout.releases, name))]
+    return sorted(complete, key=lambda name: (built(os.path.join(layout.releases, name)), name))
+
+
+def prune_static(layout: Layout, kept: list[str], check_mode: bool) -> int:
+    """Leave of the releases' static files those of the ones that are kept, the newest of each name; return how many went."""
+    union = union_of(layout.releases)
+    if not os.path.isdir(union):
+        return 0
+    with held(union) if not check_mode else contextlib.nullcontext():
+        # Looked for anew: a build may have ended in the meantime.
+        names = kept if check_mode else complete_releases(layout)
+        files: dict[str, str] = {}
+        for name in names:
+            release = os.path.join(layout.releases, name)
+            files |= static_files(release, mark(release).get("static", []))
+        going = superfluous(union, files)
+        if not check_mode:
+            publish(union, files)
+            withdraw(union, going)
+    return len(going)
 
 
 def needed(layout: Layout) -> set[str]:
@@ -113,6 +155,7 @@ def main() -> None:
     )
     if module.params["keep"] < 1:
         module.fail_json(msg=f"keep (asgi_release_keep) is {module.params['keep']}. Keep at least one release.")
+    os.umask(0o022)
     prune(module, Layout(module.params["app"]))
 
 
@@ -125,9 +168,7 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
                 # While a rollout is at work the links do not say what is needed.
                 note = {"pid": os.getpid(), "doing": "removing old releases", "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
                 held.enter_context(locked(layout.lock, 60, note, time.monotonic, time.sleep))
-            names = os.listdir(layout.releases) if os.path.isdir(layout.releases) else []
-            complete = [name for name in names if is_complete(os.path.join(layout.releases, name))]
-            complete.sort(key=lambda name: (built(os.path.join(layout.releases, name)), name))
+            complete = complete_releases(layout)
             spared = needed(layout) | set(complete[-module.params["keep"] :])
             removed = [name for name in complete if name not in spared]
             if removed and not module.check_mode:
@@ -136,12 +177,14 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
                     # From here on it counts as an interrupted build, so whatever is left of it will be removed.
                     os.rename(os.path.join(path, "release.json"), os.path.join(path, ".building"))
                     shutil.rmtree(path)
+            kept = [name for name in complete if name not in removed]
+            stale = prune_static(layout, kept, module.check_mode)
+            if removed and not module.check_mode:
                 Store(os.path.join(module.params["cache"], "files")).prune()
     except (OSError, LockedError) as error:
         module.fail_json(msg=f"The old releases of {layout.app} could not be removed: {to_native(error)}")
-    kept = [name for name in complete if name not in removed]
-    diff = {"prepared": "".join(f"- release {name}\n" for name in removed)}
-    module.exit_json(changed=bool(removed), removed=removed, kept=kept, diff=diff)
+    lines = [f"- release {name}\n" for name in removed] + ([f"- {stale} static files of no release\n"] if stale else [])
+    module.exit_json(changed=bool(removed or stale), removed=removed, kept=kept, diff={"prepared": "".join(lines)})
 
 
 if __name__ == "__main__":

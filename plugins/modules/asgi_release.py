@@ -79,6 +79,44 @@ options:
       - A directory on the controller with all wheels that are needed. They are sent along, and nothing is fetched by the host.
     type: str
     default: ''
+  before_build:
+    description:
+      - Commands that are run in the application's directory before its packages are installed, as O(build_user) and in the same
+        unit. They can write to that directory and nothing else. Where the application itself is a package, it is built from
+        what they leave.
+      - A command is a string, which is split the way a shell would but given to none, or a list of arguments.
+      - With O(source) a package or a requirement the directory is empty.
+    type: list
+    elements: raw
+    default: []
+  after_build:
+    description:
+      - Commands that are run in the same way when the virtual environment is complete. Its programs come first in E(PATH).
+    type: list
+    elements: raw
+    default: []
+  build_environment:
+    description:
+      - The environment of O(before_build) and O(after_build), beside E(PATH), E(HOME), the proxies and O(ca_bundle).
+      - The values are not shown, and a changed one makes another release.
+    type: dict
+    default: {}
+  static:
+    description:
+      - Directories of static files, relative to the application's directory. They must be there when O(after_build) has run.
+      - Their files are linked into C(static/DIRECTORY) beside O(releases), together with those of all other releases.
+    type: list
+    elements: str
+    default: []
+  shared:
+    description:
+      - Paths in the application's directory that become links to the same paths below O(shared_root).
+    type: list
+    elements: str
+    default: []
+  shared_root:
+    description: The directory on the host that O(shared) points to, such as C(/var/lib/shop). It need not be there.
+    type: path
   releases:
     description: The directory on the host that the release is made in. It must exist.
     type: path
@@ -250,6 +288,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tarfile
 import time
@@ -261,7 +300,14 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
-from ansible_collections.steadfast.asgi.plugins.module_utils.build import Builder, BuildError, Store, clone, take_over
+from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
+    Builder,
+    BuildError,
+    Store,
+    clone,
+    link_inside,
+    take_over,
+)
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     changes,
     installed_packages,
@@ -270,9 +316,15 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     too_old,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError, find_app, unpack
+from ansible_collections.steadfast.asgi.plugins.module_utils.static import held, publish, static_files, union_of
 
 MARK = "release.json"
 BUILDING = ".building"
+
+# What a recipe says of the application's own files, and not of its packages.
+_OF_THE_APP = ("before_build", "after_build", "static", "shared")
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def with_credentials(url: str, username: str, password: str) -> str:
@@ -295,6 +347,18 @@ def uv_environment(params: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
+def secret_environment(module: AnsibleModule) -> dict[str, str]:
+    """Return the environment of the commands, and keep its values out of all that the module says.
+
+    Ansible blots out each value of a secret parameter wherever it occurs. For a short one, such as "1", that would leave nothing
+    legible, so those are only taken out of the parameters.
+    """
+    environment = {name: str(value) for name, value in module.params["build_environment"].items()}
+    module.no_log_values -= {value for value in environment.values() if len(value) < 6}
+    module.params["build_environment"] = dict.fromkeys(environment, "(not shown)")
+    return environment
+
+
 def free_mebibytes(path: str) -> int:
     """Return what is free for everybody on the file system that `path` is or would be on."""
     while not os.path.exists(path):
@@ -306,8 +370,9 @@ def free_mebibytes(path: str) -> int:
 class Build:
     """One build on the host."""
 
-    def __init__(self, module: AnsibleModule) -> None:
+    def __init__(self, module: AnsibleModule, environment: dict[str, str]) -> None:
         self.module = module
+        self.environment = environment
         self.params = module.params
         self.recipe: dict[str, Any] = module.params["recipe"] or {}
         self.releases: str = module.params["releases"]
@@ -421,6 +486,10 @@ class Build:
         try:
             with self.step("unpack"):
                 self.unpack()
+            if self.recipe.get("before_build"):
+                with self.step("before_build"):
+                    self.run_hooks("before_build", _PATH)
+                    self.build_from_app()
             with self.step("install"):
                 self.install()
             with self.step("server"):
@@ -429,6 +498,10 @@ class Build:
                 take_over(self.venv, self.builder, self.store, final=False)
             with self.step("compile"):
                 self.compile()
+            if self.recipe.get("after_build"):
+                with self.step("after_build"):
+                    self.run_hooks("after_build", f"{self.venv}/bin:{_PATH}", VIRTUAL_ENV=self.venv)
+            self.link_shared()
             self.check_app()
             with self.step("finish"):
                 self.finish()
@@ -463,13 +536,40 @@ class Build:
         os.chown(self.venv, self.builder.uid, self.builder.gid)
         self.builder.give(self.work)
 
+    def run_hooks(self, when: str, path: str, **environment: str) -> None:
+        """Run the application's own commands in its directory. What they leave there is root's, and part of the release."""
+        network = {name: value for name, value in uv_environment(self.params).items() if not name.startswith("UV_")}
+        # Bytecode belongs to the packages; that of the application would not be there for every release.
+        given = {**network, "PYTHONDONTWRITEBYTECODE": "1", "PATH": path, **environment, **self.environment}
+        self.builder.give(self.app)
+        for command in self.recipe[when]:
+            rc, stdout, stderr = self.builder.run(command, self.app, given, [self.app])
+            if rc != 0:
+                said = "\n".join(text.strip() for text in (stdout, stderr) if text.strip())[-4000:]
+                raise BuildError(
+                    f"asgi_release_{when}: '{shlex.join(command)}' failed in {self.app}: {said or f'it ended with {rc} and said nothing'}"
+                )
+        take_over(self.app, self.builder, None, final=True)
+
+    def build_from_app(self) -> None:
+        """Have the application's package built from what commands have made of its source."""
+        if os.path.isdir(self.source):
+            shutil.rmtree(self.source)
+            shutil.copytree(self.app, self.source, symlinks=True)
+            self.builder.give(self.source)
+
+    def link_shared(self) -> None:
+        for name in self.recipe.get("shared", []):
+            link_inside(self.app, name, os.path.join(self.params["shared_root"], name))
+
     def environment_key(self) -> str:
         """Return what two releases have in common whose packages are the same, but for the application itself; '' without a lock."""
         if not self.recipe["lock"]:
             return ""
         with open(os.path.join(self.work, self.recipe["lock"]), "rb") as stream:
             total = hashlib.sha256(stream.read())
-        told = [self.recipe, os.path.realpath(self.python), self.python, self.params["server_requirements"]]
+        recipe = {name: value for name, value in self.recipe.items() if name not in _OF_THE_APP}
+        told = [recipe, os.path.realpath(self.python), self.python, self.params["server_requirements"]]
         total.update(json.dumps(told, sort_keys=True).encode())
         return total.hexdigest()
 
@@ -545,12 +645,34 @@ class Build:
             "id": self.params["id"],
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "environment": self.environment_key(),
+            "static": self.recipe.get("static", []),
         }
         # uv leaves its lock behind, which everybody may write to.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.venv, ".lock"))
         take_over(self.venv, self.builder, self.store, final=True)
         shutil.rmtree(self.work)
+        if not mark["static"]:
+            self.declare(mark)
+            return
+        union = union_of(self.releases)
+        files = self.static_files()
+        # Until there is a mark, whoever prunes takes these files for nobody's.
+        with held(union):
+            publish(union, files)
+            self.declare(mark)
+
+    def static_files(self) -> dict[str, str]:
+        for name in self.recipe["static"]:
+            path = os.path.join(self.app, name)
+            if not os.path.isdir(path) or not f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(self.path)}/"):
+                raise BuildError(
+                    f"asgi_release_static names {name}, and the release has no such directory. Correct the path, or have a command of "
+                    "asgi_release_after_build make it"
+                )
+        return static_files(self.path, self.recipe["static"])
+
+    def declare(self, mark: dict[str, Any]) -> None:
         os.sync()
         temporary = os.path.join(self.path, f".{MARK}")
         with open(temporary, "w", encoding="utf-8") as stream:
@@ -592,6 +714,12 @@ def main() -> None:
             "extras": {"type": "list", "elements": "str", "default": []},
             "groups": {"type": "list", "elements": "str", "default": []},
             "wheelhouse": text,
+            "before_build": {"type": "list", "elements": "raw", "default": []},
+            "after_build": {"type": "list", "elements": "raw", "default": []},
+            "build_environment": {"type": "dict", "default": {}, "no_log": True},
+            "static": {"type": "list", "elements": "str", "default": []},
+            "shared": {"type": "list", "elements": "str", "default": []},
+            "shared_root": {"type": "path"},
             "releases": {"type": "path", "required": True},
             "import_path": text,
             "python": {"type": "str", "default": "/usr/bin/python3"},
@@ -621,11 +749,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    environment = secret_environment(module)
     if not module.params["id"]:
         module.fail_json(msg="This module is run by the action plugin of the same name; use it as steadfast.asgi.asgi_release.")
     # The application's user reads the release, whatever the host's default is.
     os.umask(0o022)
-    build = Build(module)
+    build = Build(module, environment)
     result: dict[str, Any] = {"id": module.params["id"], "path": build.path}
     if build.complete:
         module.exit_json(changed=False, **result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import django
 from django.conf import settings
@@ -11,11 +12,19 @@ from django.core.asgi import get_asgi_application
 from django.http import HttpResponse
 from django.urls import path
 
+HERE = Path(__file__).resolve().parent
+
 settings.configure(
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
     SECRET_KEY=os.environ.get("SECRET_KEY", "only for tests"),
     STATIC_URL="/static/",
+    STATIC_ROOT=HERE / "staticfiles",
+    MEDIA_URL="/media/",
+    MEDIA_ROOT=HERE / "media",
+    DATABASES={
+        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": Path(os.environ.get("STATE_DIRECTORY", HERE)) / "db.sqlite3"},
+    },
     INSTALLED_APPS=[
         "django.contrib.admin",
         "django.contrib.auth",

@@ -40,6 +40,7 @@ def inspect(source: Path) -> Inspect:
             "source": str(source),
             "releases": "/opt/shop/releases",
             "import_path": "app.main:app",
+            "shared_root": "/var/lib/shop",
             "inspect": True,
         }
         task = SimpleNamespace(args={**given, **arguments}, async_val=0, check_mode=False, diff=False)
@@ -191,6 +192,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown extra": ({"extras": ["fast"]}, "asgi_release_extras names fast"),
     "an unknown group": ({"groups": ["prod"]}, "asgi_release_groups names prod"),
     "a server that is too old": ({"lock": "old.txt"}, "gunicorn 21.2.0, and 22 or later is needed"),
+    "a command with a quote left open": ({"after_build": ["sh -c 'true"]}, "asgi_release_after_build has.*Close the quote"),
+    "a command for a shell": ({"before_build": ["npm ci && npm run build"]}, r"asgi_release_before_build.*\[sh, -c, COMMAND\]"),
+    "an empty command": ({"before_build": [""]}, "asgi_release_before_build.*list of its words"),
+    "a command that is a mapping": ({"after_build": [{"cmd": "true"}]}, "asgi_release_after_build.*list of its words"),
+    "a command with a NUL": ({"after_build": [["true", "a\0"]]}, "asgi_release_after_build.*no argument"),
+    "an environment that is a list": ({"build_environment": ["A=hunter2"]}, "asgi_release_build_environment is no mapping"),
+    "an environment with a bad name": ({"build_environment": {"A-B": "hunter2"}}, "asgi_release_build_environment has the name 'A-B'"),
+    "an environment in an environment": ({"build_environment": {"A": ["hunter2"]}}, "asgi_release_build_environment.*value of A"),
+    "static files outside": ({"static": ["../static"]}, r"asgi_release_static has '\.\./static'"),
+    "static files anywhere": ({"static": ["/srv/static"]}, "asgi_release_static has '/srv/static'"),
+    "static files twice": ({"static": ["static", "static/admin"]}, "asgi_release_static has 'static/admin' twice"),
+    "a shared path outside": ({"shared": ["media/../../x"]}, "asgi_shared.*without '..'"),
+    "a shared path with an end": ({"shared": ["media\n"]}, "asgi_shared"),
+    "a shared path that the source has": ({"shared": ["app"]}, "asgi_shared.*app/__init__.py"),
+    "a shared file that the source has": ({"shared": ["pyproject.toml"]}, "asgi_shared.*pyproject.toml"),
     "no wheelhouse": ({"wheelhouse": "/nowhere"}, "asgi_release_wheelhouse.*pip download"),
     "an empty wheelhouse": ({"wheelhouse": "app"}, "asgi_release_wheelhouse.*pip download"),
     "extras beside a requirement": ({"source": "datasette==1.0", "extras": ["x"]}, r"NAME\[EXTRA\]==VERSION"),
@@ -218,6 +234,28 @@ def test_bad_input_is_refused_by_the_variable_s_name(inspect: Inspect, source: P
     with pytest.raises(AnsibleActionFail, match=said) as refused:
         inspect(**{"import_path": "", **arguments})
     assert "hunter2" not in str(refused.value)
+
+
+def test_commands_and_their_environment_are_part_of_the_id(inspect: Inspect) -> None:
+    seen = {
+        inspect(**arguments)["id"]
+        for arguments in (
+            {},
+            {"before_build": ["make assets"]},
+            {"after_build": ["make assets"]},
+            {"after_build": ["make assets"], "build_environment": {"NODE_ENV": "production"}},
+            {"static": ["assets"]},
+            {"shared": ["media"]},
+        )
+    }
+    assert len(seen) == 6
+    assert inspect(after_build=["make 'all assets'"]) == inspect(after_build=[["make", "all assets"]])
+
+
+def test_a_shared_directory_may_be_kept_empty(inspect: Inspect, source: Path) -> None:
+    (source / "media").mkdir()
+    (source / "media/.gitkeep").write_text("")
+    assert inspect(shared=["media"])["changed"] is False
 
 
 @pytest.mark.parametrize("source_given", ["", "/nonexistent/source"])

@@ -80,3 +80,21 @@ def test_an_application_that_is_not_there_has_nothing_to_prune(prune: Prune, lay
 def test_at_least_one_is_kept(prune: Prune, layout: Layout) -> None:
     assert "asgi_release_keep" in prune(keep=0)["msg"]
     assert len(left(layout)) == 6
+
+
+def test_static_files_of_releases_that_are_gone_go_too(prune: Prune, layout: Layout, tmp_path: Path) -> None:
+    union = tmp_path / "opt/shop/static"
+    for name, text in (("1", "one"), ("2", "two"), ("6", "six")):
+        release = Path(layout.releases, name)
+        (release / "app/assets").mkdir()
+        (release / f"app/assets/{text}.css").write_text(text)
+        (release / "app/assets/logo.svg").write_text(text)
+        (release / "release.json").write_text(json.dumps({"built": f"2026-01-0{name}", "static": ["assets"]}))
+    (union / "assets/img").mkdir(parents=True)
+    for name, text in (("one.css", "one"), ("two.css", "two"), ("six.css", "six"), ("img/two.png", "two"), ("logo.svg", "withdrawn")):
+        (union / "assets" / name).write_text(text)
+    assert prune(keep=2, check=True)["diff"]["prepared"].endswith("- 2 static files of no release\n")
+    assert (union / "assets/two.css").exists()
+    prune(keep=2)
+    assert {path.name: path.read_text() for path in (union / "assets").iterdir()} == {"one.css": "one", "six.css": "six", "logo.svg": "six"}
+    assert prune(keep=2)["changed"] is False

@@ -311,3 +311,115 @@ def test_a_server_that_is_too_old_is_refused_with_the_reason(build: Build, wheel
     house = ("wheelhouse", str(wheels), os.listdir(wheels))
     result = build(REQUIREMENTS | {"wheelhouse": True}, source(tmp_path / "source", hashed(wheels, "gunicorn")), house)
     assert "gunicorn 21.2.0, and 22 or later is needed" in result["msg"]
+
+
+@pytest.fixture
+def hooked(build: Build, wheels: Path, tmp_path: Path) -> Build:
+    """Build with commands of the application's own."""
+    house = ("wheelhouse", str(wheels), os.listdir(wheels))
+
+    def run(recipe: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        sent = source(tmp_path / "source", hashed(wheels, "lib", "low"))
+        return build(REQUIREMENTS | {"wheelhouse": True} | recipe, sent, house, **arguments)
+
+    return run
+
+
+def test_commands_write_into_the_release(hooked: Build, tmp_path: Path) -> None:
+    before = [["sh", "-c", "pwd -P > before; ! command -v uvicorn"]]
+    code = "import lib, os, sys; open('after', 'w').write(f'{lib.VERSION} {sys.prefix} {os.environ[\"MODE\"]}')"
+    result = hooked({"before_build": before, "after_build": [["python", "-c", code]]}, build_environment={"MODE": "full"})
+    assert "failed" not in result, result["msg"]
+    app = tmp_path / "releases/one/app"
+    assert (app / "before").read_text() == f"{app}\n"
+    assert (app / "after").read_text() == f"1.0 {app.parent}/.venv full"
+    assert [step["step"] for step in result["steps"] if "build" in step["step"]] == ["before_build", "after_build"]
+
+
+def test_a_package_is_built_of_what_commands_have_left(hooked: Build, tmp_path: Path) -> None:
+    backend = """
+import zipfile
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "shop-1-py3-none-any.whl"
+    with zipfile.ZipFile(f"{directory}/{name}", "w") as wheel:
+        wheel.write("made.py")
+        wheel.writestr("shop-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: shop\\nVersion: 1\\n")
+        wheel.writestr("shop-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("shop-1.dist-info/RECORD", "")
+    return name
+"""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/backend.py").write_text(backend)
+    (tmp_path / "source/pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "shop"\nversion = "1"\n'
+    )
+    command = [["sh", "-c", "echo 'app = 1' > made.py"]]
+    result = hooked({"install": ["source"], "before_build": command}, import_path="made:app")
+    assert "failed" not in result, result["msg"]
+    assert packages(result)["shop"] == "1"
+
+
+def test_a_command_that_fails_fails_the_build_with_its_own_words(hooked: Build, tmp_path: Path) -> None:
+    for command, said in (
+        (["sh", "-c", "echo 'no manifest'; echo 'at line 3' >&2; exit 3"], r"asgi_release_after_build: .*no manifest\nat line 3"),
+        (["sh", "-c", "exit 3"], "ended with 3 and said nothing"),
+    ):
+        result = hooked({"after_build": [command]})
+        assert re.search(said, result["msg"]), result["msg"]
+        assert [path.name for path in (tmp_path / "releases").iterdir()] == [".lock"]
+
+
+def test_the_values_of_the_environment_are_not_shown(hooked: Build, tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo $TOKEN $LEVEL; exit 1"]
+    result = hooked({"after_build": [command]}, build_environment={"TOKEN": "hunter2-of-npm", "LEVEL": "1"})
+    assert "hunter2" not in str(result)
+    assert "******** 1" in result["msg"]
+    # A short value is not blotted out of everything else.
+    assert f"{tmp_path}/releases/one" in result["msg"]
+
+
+def static_release(hooked: Build, identity: str, files: dict[str, str]) -> dict[str, Any]:
+    write = "; ".join(f"mkdir -p assets/{Path(name).parent}; echo {text} > assets/{name}" for name, text in files.items())
+    return hooked({"after_build": [["sh", "-c", write]], "static": ["assets"]}, id=identity)
+
+
+def test_static_files_of_all_releases_are_in_one_tree(hooked: Build, tmp_path: Path) -> None:
+    assert static_release(hooked, "one", {"app.1.css": "one", "logo.svg": "old", "img/a.png": "a"})["changed"] is True
+    assert static_release(hooked, "two", {"app.2.css": "two", "logo.svg": "new"})["changed"] is True
+    union = tmp_path / "static"
+    found = {str(path.relative_to(union)): path.read_text() for path in union.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert found == {
+        "assets/app.1.css": "one\n",
+        "assets/app.2.css": "two\n",
+        "assets/logo.svg": "new\n",
+        "assets/img/a.png": "a\n",
+    }
+    assert (union / "assets/app.1.css").samefile(tmp_path / "releases/one/app/assets/app.1.css")
+
+
+def test_static_files_that_are_not_there_fail_the_build(hooked: Build, tmp_path: Path) -> None:
+    assert "asgi_release_static names assets" in hooked({"static": ["assets"]})["msg"]
+    result = hooked({"static": ["assets"], "after_build": [["ln", "-s", "/etc", "assets"]]})
+    assert "asgi_release_static names assets" in result["msg"]
+    assert not (tmp_path / "static").exists()
+
+
+def test_shared_paths_are_links(hooked: Build, tmp_path: Path) -> None:
+    recipe = {"shared": ["media", "data/uploads"]}
+    assert hooked(recipe, shared_root="/var/lib/shop")["changed"] is True
+    app = tmp_path / "releases/one/app"
+    assert (app / "media").readlink() == Path("/var/lib/shop/media")
+    assert (app / "data/uploads").readlink() == Path("/var/lib/shop/data/uploads")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("mkdir -p data/uploads; touch data/uploads/x", r"the build left .*/data/uploads.*asgi_release_shared"),
+        ("ln -s /tmp data", r"data is no directory"),
+    ],
+)
+def test_a_shared_path_never_replaces_what_a_build_has_left(hooked: Build, command: str, said: str) -> None:
+    result = hooked({"shared": ["data/uploads"], "after_build": [["sh", "-c", command]]}, shared_root="/var/lib/shop")
+    assert re.search(said, result["msg"]), result["msg"]
+    assert not Path("/tmp/uploads").is_symlink()
