@@ -147,7 +147,13 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "asgi_certificate_lifetime is 90 and asgi_certificate_renew_before 90",
         "less than the first",
     ),
-    "export to a relative path": ({**OWN, "asgi_certificate_ca_export": "ca.pem"}, "asgi_certificate_ca_export is", "absolute"),
+    "export into nowhere relative": ({**OWN, "asgi_certificate_ca_export": "no/ca.pem"}, "asgi_certificate_ca_export is", "/no is not"),
+    "export over a folder": ({**OWN, "asgi_certificate_ca_export": "/tmp"}, "asgi_certificate_ca_export is", "a directory itself"),
+    "export into the collection": (
+        {**OWN, "asgi_certificate_ca_export": "ca.pem", "_asgi_certificate_here": "/x/ansible_collections/steadfast/asgi/playbooks"},
+        "asgi_certificate_ca_export is",
+        "the collection's own",
+    ),
     "export into nowhere": ({**OWN, "asgi_certificate_ca_export": "/no/such/ca.pem"}, "asgi_certificate_ca_export is", "/no"),
     "service with a semicolon": (
         {**OWN, "asgi_certificate_reload_services": ["nginx; reboot"]},
