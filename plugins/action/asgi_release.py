@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import tempfile
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -18,14 +19,24 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     LOCKS,
+    Pinned,
     check_requirements,
     check_uv_lock,
     format_of,
     locked_packages,
+    pinned,
+    pinned_requirements,
     read_toml,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.origin import Options, Origin, is_path, opened
-from ansible_collections.steadfast.asgi.plugins.module_utils.packages import normalise, too_old
+from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
+    changes,
+    describe,
+    missing_requirements,
+    normalise,
+    too_old,
+    with_credentials,
+)
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import (
     SourceError,
     digest,
@@ -33,6 +44,8 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.source import (
     pack,
     source_files,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.target import Target
+from ansible_collections.steadfast.asgi.plugins.module_utils.wheelhouse import Wheels, build_requirements, wants_of
 
 # Part of every ID. To be raised when the same source is to be built in another way.
 _RECIPE = "2"
@@ -51,6 +64,7 @@ class Plan:
     def __init__(self, origin: Origin, arguments: dict[str, Any], loader: Any) -> None:
         self.arguments = arguments
         self.loader = loader
+        self.offline = boolean(arguments.get("offline", False), strict=False)
         # What is sent: where to, from which directory, and the names.
         self.files: list[tuple[str, str, list[str]]] = []
         self.recipe: dict[str, Any] = {
@@ -59,8 +73,11 @@ class Plan:
             "options": [],
             "install": [],
             "hashes": boolean(arguments.get("require_hashes", True), strict=False),
-            "wheelhouse": bool(self.text("wheelhouse")),
+            "wheelhouse": bool(self.text("wheelhouse")) or self.offline,
         }
+        # Where the packages are named, on the controller: a lock, or what is to be asked for its requirements.
+        self.lock = self.artifact = self.requirement = ""
+        self.pyproject: dict[str, Any] = {}
         for name in ("before_build", "after_build"):
             if self.arguments.get(name):
                 self.recipe[name] = commands(name, self.arguments[name])
@@ -76,8 +93,7 @@ class Plan:
             self.id = self.plan_project(origin)
         else:
             self.id = self.plan_package(origin)
-        if self.recipe["wheelhouse"]:
-            self.add_wheelhouse()
+        self.wheelhouse = self.find_wheelhouse() if self.text("wheelhouse") else ""
 
     def text(self, name: str) -> str:
         return str(self.arguments.get(name) or "")
@@ -94,7 +110,7 @@ class Plan:
         self.find_lock(directory)
         lock, kind = self.recipe["lock"].removeprefix("source/"), self.recipe["format"]
         pyproject = os.path.join(directory, "pyproject.toml")
-        content = read_toml(pyproject) if os.path.isfile(pyproject) else {}
+        content = self.pyproject = read_toml(pyproject) if os.path.isfile(pyproject) else {}
         extras, groups, package = self.names("extras"), self.names("groups"), self.text("package")
         if kind == "uv":
             check_uv_lock(directory, package, extras, groups)
@@ -157,6 +173,7 @@ class Plan:
             remedy = f"Make it with 'uv lock --project {directory}'" if kind == "uv" else "Correct asgi_release_lock"
             raise SourceError(f"asgi_release_source (asgi_source) is {directory}, which has no {lock}. {remedy}.")
         self.recipe |= {"lock": f"source/{lock}", "format": kind}
+        self.lock = os.path.join(directory, lock)
 
     def plan_package(self, origin: Origin) -> str:
         """A wheel, a source distribution or a requirement: all that it needs it says by itself, unless there is a lock for it."""
@@ -176,10 +193,12 @@ class Plan:
             if format_of(lock) == "requirements":
                 check_requirements(lock, self.recipe["hashes"])
             self.check_versions(locked_packages(lock))
+            self.lock = lock
             directory, name = os.path.split(lock)
             self.recipe |= {"lock": f"extra/{name}", "format": format_of(lock)}
             self.files.append(("extra", directory, [name]))
             told = [*self.how(), digest(directory, [name], [])]
+        self.artifact, self.requirement = origin.artifact, origin.requirement
         if origin.artifact:
             directory, name = os.path.split(origin.artifact)
             self.recipe["install"] = [f"extra/{name}"]
@@ -188,16 +207,64 @@ class Plan:
         self.recipe["install"] = [origin.requirement]
         return release_id(origin.version, digest("/", [], [*told, origin.requirement]))
 
-    def add_wheelhouse(self) -> None:
+    def find_wheelhouse(self) -> str:
+        """Return the directory of wheels on the controller. Raises SourceError where it has none."""
         directory = self.loader.path_dwim(os.path.expanduser(self.text("wheelhouse")))
-        names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
-        wheels = [name for name in names if name.endswith((".whl", ".tar.gz"))]
+        wheels = wheels_in(directory) if os.path.isdir(directory) else []
         if not wheels:
             raise SourceError(
                 f"asgi_release_wheelhouse is {directory}, which is no directory with wheels on the controller. Make it with "
-                f"'pip download --only-binary=:all: --dest {directory} --requirement requirements.txt'."
+                f"'pip download --only-binary=:all: --dest {directory} --requirement requirements.txt', or leave it to the role "
+                "(asgi_release_offline)."
             )
-        self.files.append(("wheelhouse", directory, wheels))
+        if not self.offline:
+            self.files.append(("wheelhouse", directory, wheels))
+        return str(directory)
+
+    def packages(self, target: Target) -> list[Pinned] | None:
+        """Return what the lock has installed on a host, without the server; None without a lock."""
+        if not self.lock:
+            return None
+        return pinned(self.lock, target.markers, self.text("package"), self.names("extras"), self.names("groups"))
+
+    def server(self, packages: Iterable[Pinned], target: Target) -> list[Pinned]:
+        """Return what of the server's packages is installed beside those of the application."""
+        names = {each.name: each.version for each in packages}
+        return pinned_requirements(missing_requirements(self.text("server_requirements"), names), target.markers)
+
+    def changes(self, live: dict[str, str], target: Target) -> list[dict[str, str]] | None:
+        """Return how the packages will differ from those of the live release; None without a lock."""
+        packages = self.packages(target)
+        if packages is None:
+            return None
+        will = {each.name: each.version for each in [*packages, *self.server(packages, target)]}
+        project = self.pyproject.get("project", {})
+        # Installed as a package, the application is one of them.
+        if "build-system" in self.pyproject and project.get("name"):
+            will[normalise(project["name"])] = str(project.get("version", ""))
+        return changes(live, will)
+
+    def fetch_wheels(self, target: Target) -> None:
+        """Add all wheels that a host needs to what is sent."""
+        environment = {"PIP_INDEX_URL": self.text("index_url"), "UV_DEFAULT_INDEX": self.text("index_url")}
+        indexes = [
+            with_credentials(str(each["url"]), str(each.get("username", "")), str(each.get("password", "")))
+            for each in self.arguments.get("indexes") or []
+        ]
+        environment |= {"PIP_EXTRA_INDEX_URL": " ".join(indexes), "UV_INDEX": " ".join(indexes)}
+        wheels = Wheels(target, {name: value for name, value in environment.items() if value}, self.wheelhouse)
+        runs, builds = wants_of(self.artifact) if self.artifact else ([self.requirement] if self.requirement else [], [])
+        if self.recipe["install"] == ["source"]:
+            runs, builds = [], build_requirements(self.pyproject)
+        packages = self.packages(target)
+        if packages is None:
+            packages = wheels.resolve(runs) if runs else []
+        parts = [packages, self.server(packages, target), wheels.resolve(builds) if builds else []]
+        found = {name: directory for directory in map(wheels.fetch, parts) for name in wheels_in(directory)}
+        for name in wheels_in(self.wheelhouse) if self.wheelhouse else []:
+            found[name] = self.wheelhouse
+        for directory in sorted(set(found.values())):
+            self.files.append(("wheelhouse", directory, sorted(name for name in found if found[name] == directory)))
 
     def check_versions(self, packages: dict[str, str]) -> None:
         old = too_old(packages)
@@ -262,6 +329,11 @@ def check_environment(environment: Any) -> None:
             raise SourceError(f"asgi_release_build_environment: the value of {name} (it is not shown) is no text. Write it in quotes.")
 
 
+def wheels_in(directory: str) -> list[str]:
+    """Return the names of the files in a directory that uv can install from."""
+    return sorted(name for name in os.listdir(directory) if name.endswith((".whl", ".tar.gz")))
+
+
 def release_id(version: str, total: str) -> str:
     """Return the ID of a release: one plain component of a path."""
     # A local version (1.0+abc) or an epoch would need quoting in a path; the digest says it all.
@@ -323,13 +395,22 @@ class ActionModule(ActionBase):
                     return result | {"changed": False} | known
                 told = {**arguments, "id": plan.id, "recipe": plan.recipe}
                 answer: dict[str, Any] = self._execute_module("steadfast.asgi.asgi_release", told, task_vars=task_vars)
-                if self._task.check_mode or answer.get("failed") or not answer.get("changed"):
+                if answer.get("failed") or not answer.get("changed"):
+                    return answer | known
+                target, live = Target.of(answer.pop("target")), answer.pop("live")
+                if self._task.check_mode:
+                    with opened(source, options) as origin:
+                        packages = Plan(origin, arguments, self._loader).changes(live, target)
+                    if packages is not None:
+                        answer |= {"packages": packages, "diff": {"prepared": describe(plan.id, packages)}}
                     return answer | known
                 # Opened again: as long as it is open no other host's build may look at it.
                 with opened(source, options) as origin:
                     again = Plan(origin, arguments, self._loader)
                     if again.id != plan.id:
                         raise SourceError("asgi_release_source (asgi_source) has just changed. Run this again when it is at rest.")
+                    if again.offline:
+                        again.fetch_wheels(target)
                     pack(again.files, archive)
                     archive.flush()
             except (SourceError, OSError) as error:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 try:
     # Ansible needs it on the controller, where this is used.
+    from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
     from packaging.specifiers import SpecifierSet
 except ImportError:
-    SpecifierSet = str  # type: ignore[assignment, misc]
+    SpecifierSet = Marker = str  # type: ignore[assignment, misc]
+    InvalidMarker = UndefinedComparison = UndefinedEnvironmentName = ValueError  # type: ignore[assignment, misc]
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import normalise
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
@@ -55,7 +58,123 @@ def locked_packages(path: str) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """What is installed of a package."""
+
+    name: str
+    version: str
+    hashes: tuple[str, ...] = ()
+    url: str = ""  # where the lock names a file, and not a version
+
+    def __str__(self) -> str:
+        """As an entry of a requirements file."""
+        what = f"{self.name} @ {self.url}" if self.url else f"{self.name}=={self.version}"
+        return " ".join([what, *(f"--hash={each}" for each in self.hashes)])
+
+
+def pinned(path: str, markers: Mapping[str, str], package: str, extras: Iterable[str], groups: Iterable[str]) -> list[Pinned]:
+    """Return what a lock has installed on a host whose interpreter has these markers; the last three are for uv.lock."""
+    kind = format_of(path)
+    if kind == "requirements":
+        with open(path, encoding="utf-8") as stream:
+            return pinned_requirements(stream.read(), markers)
+    if kind == "pylock":
+        return _pinned_pylock(read_toml(path), markers)
+    return _pinned_uv(path, markers, package, extras, groups)
+
+
+def pinned_requirements(text: str, markers: Mapping[str, str]) -> list[Pinned]:
+    """Return the entries of a requirements file that are for a host with these markers."""
+    found = []
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        entry = re.sub(r"(^|\s)#.*", "", line).strip()
+        match = _NAME.match(entry.split("--hash")[0])
+        if not match or entry.startswith("-"):
+            continue
+        marker = re.search(r";\s*([^;]*?)\s*(--hash|\Z)", entry)
+        if marker and not applies(marker.group(1), markers):
+            continue
+        hashes = tuple(re.findall(r"--hash[= ](\S+)", entry))
+        url = re.match(r"[^;@]*@\s*(\S+)", entry)
+        version = match.group(2).strip().lstrip("=").strip()
+        found.append(Pinned(normalise(match.group(1)), version, hashes, url.group(1) if url else ""))
+    return found
+
+
+def applies(marker: str, markers: Mapping[str, str]) -> bool:
+    """Return whether a marker is true. One that cannot be understood is: what is too much does no harm."""
+    try:
+        return bool(Marker(marker).evaluate(dict(markers)))
+    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName, KeyError):
+        return True
+
+
+def _hashes(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the hashes of a package's files, in the form that both pip and uv know."""
+    files = [*entry.get("wheels", []), *([entry["sdist"]] if "sdist" in entry else [])]
+    found = [each["hash"] for each in files if "hash" in each]
+    found += [f"{kind}:{value}" for each in files for kind, value in each.get("hashes", {}).items()]
+    return tuple(found)
+
+
+def _pinned_pylock(content: Mapping[str, Any], markers: Mapping[str, str]) -> list[Pinned]:
+    found = []
+    for entry in content.get("packages", []):
+        if applies(entry["marker"], markers) if "marker" in entry else True:
+            archive = entry.get("archive", {})
+            hashes = _hashes(entry) + tuple(f"{kind}:{value}" for kind, value in archive.get("hashes", {}).items())
+            url = archive.get("url", "") or entry.get("vcs", {}).get("url", "")
+            found.append(Pinned(normalise(entry["name"]), str(entry.get("version", "")), hashes, url))
+    return found
+
+
 # uv.lock
+
+
+def _pinned_uv(path: str, markers: Mapping[str, str], package: str, extras: Iterable[str], groups: Iterable[str]) -> list[Pinned]:
+    """Walk from the application to all that it needs."""
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for entry in read_toml(path).get("package", []):
+        entries.setdefault(entry["name"], []).append(entry)
+    own = [entry for each in entries.values() for entry in each if {"editable", "virtual"} & set(entry.get("source", {}))]
+    wanted = normalise(package)
+    root = next((each for each in own if each["name"] == wanted or (not wanted and "." in each["source"].values())), None)
+    if root is None:
+        return []
+    tool = read_toml(os.path.join(os.path.dirname(path), "pyproject.toml")).get("tool", {})
+    default = tool.get("uv", {}).get("default-groups", [])
+    chosen = {*groups, *(root.get("dev-dependencies", {}) if default == "all" else default)} - ({"dev"} - set(groups))
+    waiting = [dependency for group in chosen for dependency in root.get("dev-dependencies", {}).get(group, [])]
+    waiting += [{"name": root["name"], "extra": list(extras), "source": root["source"]}]
+    seen: set[tuple[str, str, str]] = set()
+    found: dict[str, Pinned] = {}
+    while waiting:
+        dependency = waiting.pop()
+        if "marker" in dependency and not applies(dependency["marker"], markers):
+            continue
+        entry = _entry_for(dependency, entries, markers)
+        for extra in ["", *dependency.get("extra", [])]:
+            mark = (entry["name"], entry.get("version", ""), extra)
+            if mark not in seen:
+                seen.add(mark)
+                waiting += entry.get("optional-dependencies", {}).get(extra, []) if extra else entry.get("dependencies", [])
+        source = entry.get("source", {})
+        if not {"editable", "virtual", "directory"} & set(source):
+            url = source.get("url", "") or (f"git+{source['git']}" if "git" in source else "")
+            found[entry["name"]] = Pinned(entry["name"], str(entry.get("version", "")), _hashes(entry), url)
+    return sorted(found.values(), key=lambda each: each.name)
+
+
+def _entry_for(dependency: Mapping[str, Any], entries: Mapping[str, list[dict[str, Any]]], markers: Mapping[str, str]) -> dict[str, Any]:
+    """Return which of several entries of a name is meant: the lock says it by version and source, or by markers."""
+    named = [
+        entry
+        for entry in entries.get(dependency["name"], [])
+        if all(dependency[key] == entry.get(key) for key in ("version", "source") if key in dependency)
+    ]
+    fitting = [entry for entry in named if any(applies(each, markers) for each in entry.get("resolution-markers", []))]
+    return next(iter([*fitting, *named]), {"name": dependency["name"], "source": {"virtual": "."}})
 
 
 def check_uv_lock(directory: str, package: str, extras: Iterable[str], groups: Iterable[str]) -> None:

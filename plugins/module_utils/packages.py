@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote, urlsplit, urlunsplit
 
 # The oldest server that a release may bring, and why.
 OLDEST = {
@@ -70,3 +71,19 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[dict[str, st
     """Return what differs between two sets of packages. A version is '' where the package is not there."""
     differing = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     return [{"name": name, "old": old.get(name, ""), "new": new.get(name, "")} for name in differing]
+
+
+def describe(release: str, packages: Iterable[Mapping[str, str]]) -> str:
+    """Return the diff for people."""
+    lines = [f"+ release {release}"]
+    for package in packages:
+        sign = "+" if not package["old"] else "-" if not package["new"] else "~"
+        lines.append(f"{sign} {package['name']} {' -> '.join(version for version in (package['old'], package['new']) if version)}")
+    return "\n".join(lines) + "\n"
+
+
+def with_credentials(url: str, username: str, password: str) -> str:
+    """Return a URL with a user and a password in it, in the form that uv wants them."""
+    parts = urlsplit(url)
+    user = ":".join(quote(part, safe="") for part in (username, password) if part)
+    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc}")) if user else url

@@ -79,6 +79,12 @@ options:
       - A directory on the controller with all wheels that are needed. They are sent along, and nothing is fetched by the host.
     type: str
     default: ''
+  offline:
+    description:
+      - Whether the controller fetches all wheels, for the host's interpreter, and sends them along; the host fetches nothing.
+      - With O(wheelhouse) those wheels are used too.
+    type: bool
+    default: false
   before_build:
     description:
       - Commands that are run in the application's directory before its packages are installed, as O(build_user) and in the same
@@ -224,9 +230,10 @@ attributes:
     description: Says whether a release would be built.
     support: full
   diff_mode:
-    description: Names the packages that differ from those of the live release. In check mode it only names the release.
-    support: partial
-    details: Which packages there will be is known when they are installed.
+    description:
+      - Names the packages that differ from those of the live release. In check mode it takes them from the lock; without one it only
+        names the release.
+    support: full
   idempotent:
     description: A second run with the same source changes nothing.
     support: full
@@ -269,7 +276,7 @@ path:
   sample: /opt/shop/releases/1.4.0-9f2c1b7a3d10
 packages:
   description: The packages that differ from those of the live release. A version is empty where the package is not there.
-  returned: when a release was built
+  returned: when a release was built, or would be and has a lock
   type: list
   elements: dict
   sample: [{name: starlette, old: 1.9.0, new: 1.10.0}]
@@ -290,12 +297,12 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import tarfile
 import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
@@ -310,13 +317,16 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     changes,
+    describe,
     installed_packages,
     missing_requirements,
     site_packages,
     too_old,
+    with_credentials,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError, find_app, unpack
 from ansible_collections.steadfast.asgi.plugins.module_utils.static import held, publish, static_files, union_of
+from ansible_collections.steadfast.asgi.plugins.module_utils.target import PROBE
 
 MARK = "release.json"
 BUILDING = ".building"
@@ -325,13 +335,6 @@ BUILDING = ".building"
 _OF_THE_APP = ("before_build", "after_build", "static", "shared")
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def with_credentials(url: str, username: str, password: str) -> str:
-    """Return a URL with a user and a password in it, in the form that uv wants them."""
-    parts = urlsplit(url)
-    user = ":".join(quote(part, safe="") for part in (username, password) if part)
-    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc}")) if user else url
 
 
 def uv_environment(params: dict[str, Any]) -> dict[str, str]:
@@ -379,6 +382,8 @@ class Build:
         self.path = os.path.join(self.releases, module.params["id"])
         self.app = os.path.join(self.path, "app")
         self.venv = os.path.join(self.path, ".venv")
+        # The virtual environment of the release that is live, if there is one.
+        self.live = os.path.join(os.path.dirname(self.releases), "slots", "live", "release", ".venv")
         # What is unpacked, and what the build may litter; it is gone when the release is complete.
         self.work = os.path.join(self.path, "build")
         self.source = os.path.join(self.work, "source")
@@ -438,6 +443,22 @@ class Build:
         managed = glob.glob(os.path.join(self.params["python_root"], f"cpython-{wanted}[.-]*linux-*", "bin", f"python{minor}"))
         managed.sort(key=lambda path: [int(number) for number in re.findall(r"\d+", path)], reverse=True)
         return next((place for place in [*places, *managed] if os.access(place, os.X_OK)), "")
+
+    def probe(self) -> dict[str, Any]:
+        """Return what the interpreter says of itself and of the host (PROBE)."""
+        python = self.find_python()
+        # None of those that uv installs is run as root; they differ from the host's own in nothing but the version.
+        own = python and not python.startswith(self.params["python_root"])
+        rc, stdout, stderr = self.module.run_command([python if own else sys.executable, "-I", "-c", PROBE])
+        if rc != 0:
+            raise BuildError(f"python (asgi_release_python) is {python}, which cannot be run: {stderr.strip()}")
+        told: dict[str, Any] = json.loads(stdout)
+        if not own:
+            named = re.search(r"cpython-([0-9.]+)", python)
+            full = named.group(1) if named else self.params["python"]
+            full += ".0" if full.count(".") == 1 else ""
+            told["markers"] |= {"python_full_version": full, "implementation_version": full, "python_version": full.rpartition(".")[0]}
+        return told
 
     def install_python(self) -> str:
         """Have uv install an interpreter, for all applications of the host. It is unpacked, and none of it is run as root."""
@@ -684,17 +705,7 @@ class Build:
 
     def changed_packages(self) -> list[dict[str, str]]:
         """Return how the packages differ from those of the release that is live."""
-        live = os.path.join(os.path.dirname(self.releases), "slots", "live", "release", ".venv")
-        return changes(installed_packages(live), installed_packages(self.venv))
-
-
-def describe(release: str, packages: list[dict[str, str]]) -> str:
-    """Return the diff for people."""
-    lines = [f"+ release {release}"]
-    for package in packages:
-        sign = "+" if not package["old"] else "-" if not package["new"] else "~"
-        lines.append(f"{sign} {package['name']} {' -> '.join(version for version in (package['old'], package['new']) if version)}")
-    return "\n".join(lines) + "\n"
+        return changes(installed_packages(self.live), installed_packages(self.venv))
 
 
 def main() -> None:
@@ -714,6 +725,7 @@ def main() -> None:
             "extras": {"type": "list", "elements": "str", "default": []},
             "groups": {"type": "list", "elements": "str", "default": []},
             "wheelhouse": text,
+            "offline": {"type": "bool", "default": False},
             "before_build": {"type": "list", "elements": "raw", "default": []},
             "after_build": {"type": "list", "elements": "raw", "default": []},
             "build_environment": {"type": "dict", "default": {}, "no_log": True},
@@ -762,7 +774,9 @@ def main() -> None:
         build.find_python()
         # Without an archive this is the question whether one is needed.
         if module.check_mode or not module.params["archive"]:
-            module.exit_json(changed=True, diff={"prepared": describe(module.params["id"], [])}, **result)
+            diff = {"prepared": describe(module.params["id"], [])}
+            # For the action plugin: what to choose packages for, and what they are compared with.
+            module.exit_json(changed=True, diff=diff, target=build.probe(), live=installed_packages(build.live), **result)
         with open(os.path.join(module.params["releases"], ".lock"), "w", encoding="utf-8") as own, host_lock(build.builder):
             fcntl.flock(own, fcntl.LOCK_EX)
             if not build.complete:

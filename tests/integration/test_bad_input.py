@@ -64,6 +64,16 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "import path with a newline": ({"asgi_import_path": "plain:app\n"}, ["asgi_import_path", "module:object"]),
     "import path to no module": ({"asgi_import_path": "nowhere:app"}, ["asgi_import_path", "module:object"]),
     "import path to no object": ({"asgi_import_path": "plain:nowhere"}, ["asgi_import_path", "module:object"]),
+    "a command for a shell": ({"asgi_release_after_build": ["a && b"]}, ["asgi_release_after_build", "Make it several commands"]),
+    "a build's secret without a name": (
+        {"asgi_release_build_environment": {"A-B": "hunter2"}},
+        ["asgi_release_build_environment", "Use letters, digits"],
+    ),
+    "static files outside": ({"asgi_release_static": ["/etc"]}, ["asgi_release_static", "without '..'"]),
+    "shared path outside": ({"asgi_shared": ["media/../../etc"]}, ["asgi_shared", "without '..'"]),
+    "shared path in the source": ({"asgi_shared": ["plain.py"]}, ["asgi_shared", "Move it"]),
+    "offline as text": ({"asgi_release_offline": "often"}, ["asgi_release_offline", "bool"]),
+    "wheelhouse not there": ({"asgi_release_wheelhouse": "{{ folder }}/nowhere"}, ["asgi_release_wheelhouse", "asgi_release_offline"]),
     "unknown server": ({"asgi_service_server": "daphne"}, ["asgi_service_server", "gunicorn, uvicorn, hypercorn"]),
     "workers as text": ({"asgi_service_workers": "many"}, ["asgi_service_workers", "io, cpu, or a number"]),
     "no worker, and no memory for one": (

@@ -11,6 +11,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     check_uv_lock,
     format_of,
     locked_packages,
+    pinned,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
 
@@ -149,3 +150,113 @@ def test_a_file_is_known_by_its_name(name: str, kind: str) -> None:
 def test_a_pylock_has_packages(tmp_path: Path) -> None:
     (tmp_path / "pylock.toml").write_text('lock-version = "1.0"\n[[packages]]\nname = "six"\nversion = "1.17.0"\n')
     assert locked_packages(str(tmp_path / "pylock.toml")) == {"six": "1.17.0"}
+
+
+MARKERS = {"python_version": "3.11", "python_full_version": "3.11.2", "sys_platform": "linux", "platform_machine": "x86_64", "extra": ""}
+FOR_MANY = """\
+-i https://example.org/simple
+# a comment
+A_b[fast]==1.0 ; python_full_version < '3.12' \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+a-b==2.0 ; python_full_version >= '3.12' --hash=sha256:cc
+c==1; sys_platform == 'win32'
+d @ https://example.org/d-1.whl --hash=sha256:dd
+"""
+
+
+def test_entries_for_other_hosts_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(FOR_MANY)
+    found = pinned(str(tmp_path / "requirements.txt"), MARKERS, "", [], [])
+    assert list(map(str, found)) == ["a-b==1.0 --hash=sha256:aa --hash=sha256:bb", "d @ https://example.org/d-1.whl --hash=sha256:dd"]
+
+
+PYLOCK = """
+lock-version = "1.0"
+[[packages]]
+name = "a"
+version = "1"
+wheels = [{ url = "https://example.org/a.whl", hashes = { sha256 = "aa" } }]
+[[packages]]
+name = "b"
+version = "1"
+marker = "sys_platform == 'win32'"
+[[packages]]
+name = "c"
+marker = "no marker at all"
+vcs = { type = "git", url = "https://example.org/c.git", commit-id = "abc" }
+"""
+
+
+def test_a_pylock_is_read_for_the_host(tmp_path: Path) -> None:
+    (tmp_path / "pylock.toml").write_text(PYLOCK)
+    found = pinned(str(tmp_path / "pylock.toml"), MARKERS, "", [], [])
+    assert list(map(str, found)) == ["a==1 --hash=sha256:aa", "c @ https://example.org/c.git"]
+
+
+UV_LOCK = (
+    """
+version = 1
+[[package]]
+name = "shop"
+version = "1"
+source = { virtual = "." }
+dependencies = [
+  { name = "a", extra = ["fast"] },
+  { name = "b", marker = "sys_platform == 'win32'" },
+  { name = "c", version = "2", source = { registry = "https://example.org" }, marker = "python_full_version < '3.12'" },
+  { name = "c", version = "3", source = { registry = "https://example.org" }, marker = "python_full_version >= '3.12'" },
+  { name = "tool" },
+]
+[package.optional-dependencies]
+more = [{ name = "e" }]
+[package.dev-dependencies]
+dev = [{ name = "f" }]
+prod = [{ name = "g" }]
+[[package]]
+name = "tool"
+version = "1"
+source = { editable = "tool" }
+dependencies = [{ name = "h" }]
+[[package]]
+name = "a"
+version = "1"
+source = { registry = "https://example.org" }
+sdist = { url = "https://example.org/a.tar.gz", hash = "sha256:aa" }
+wheels = [{ url = "https://example.org/a.whl", hash = "sha256:bb" }]
+[package.optional-dependencies]
+fast = [{ name = "d" }]
+[[package]]
+name = "c"
+version = "2"
+source = { registry = "https://example.org" }
+[[package]]
+name = "c"
+version = "3"
+source = { registry = "https://example.org" }
+"""
+    + "".join(f'[[package]]\nname = "{name}"\nversion = "1"\nsource = {{ registry = "https://example.org" }}\n' for name in "bdefg")
+    + """
+[[package]]
+name = "h"
+version = "1"
+source = { git = "https://example.org/h?rev=abc#abc" }
+"""
+)
+
+
+def test_uv_lock_is_walked_for_the_host(tmp_path: Path) -> None:
+    (tmp_path / "uv.lock").write_text(UV_LOCK)
+    (tmp_path / "pyproject.toml").write_text("[tool.uv]\ndefault-groups = ['dev', 'prod']\n")
+
+    def names(package: str, extras: list[str], groups: list[str]) -> str:
+        found = pinned(str(tmp_path / "uv.lock"), MARKERS, package, extras, groups)
+        return " ".join(f"{each.name}{each.version}" for each in found)
+
+    assert names("", [], []) == "a1 c2 d1 g1 h1"
+    assert names("", ["more"], ["dev"]) == "a1 c2 d1 e1 f1 g1 h1"
+    assert names("tool", [], []) == "h1"
+    by_name = {each.name: each for each in pinned(str(tmp_path / "uv.lock"), MARKERS, "", [], [])}
+    assert str(by_name["a"]) == "a==1 --hash=sha256:bb --hash=sha256:aa"
+    assert by_name["h"].url.startswith("git+https://")
+    assert names("nobody", [], []) == ""
