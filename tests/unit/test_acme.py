@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import socketserver
+import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -242,6 +247,114 @@ def test_a_pair_that_nginx_refuses_goes_back(
         assert not (place / "1").exists()
     assert (place / "live").readlink() == Path(live)
     assert (place / "fullchain.pem").readlink() == Path("live/fullchain.pem")
+
+
+class Nginx:
+    """Processes that look like a master and its workers: what the program sees of nginx is in /proc."""
+
+    WORKER = "nginx: worker process"
+    LEAVING = "nginx: worker process is shutting down"
+
+    def __init__(self) -> None:
+        self.shell = subprocess.Popen(["bash", "-c", 'while read -r line; do eval "$line"; done'], stdin=subprocess.PIPE, text=True)
+
+    @property
+    def master(self) -> str:
+        return str(self.shell.pid)
+
+    def begin(self, title: str) -> str:
+        """Start a process with this title; returns its PID."""
+        before = self.children()
+        assert self.shell.stdin is not None
+        self.shell.stdin.write(f'(exec -a "{title}" sleep 60) &\n')
+        self.shell.stdin.flush()
+        while not (new := [pid for pid, said in self.children().items() if pid not in before and said.startswith(title)]):
+            time.sleep(0.01)
+        return new[0]
+
+    def children(self) -> dict[str, str]:
+        found = {}
+        for pid in Path(f"/proc/{self.master}/task/{self.master}/children").read_text().split():
+            with suppress(OSError):
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    def end(self, pid: str) -> None:
+        os.kill(int(pid), signal.SIGKILL)
+        while pid in self.children():
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        for pid in self.children():
+            self.end(pid)
+        self.shell.communicate()
+
+
+@pytest.fixture
+def nginx(acme: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nginx]:
+    nginx = Nginx()
+    monkeypatch.setattr(acme, "RELOADED", tmp_path / "reloaded")
+    monkeypatch.setattr(acme, "nginx_refuses", lambda: "")
+    # systemd tells who the master is; the reload itself only sends a signal, and is over at once.
+    monkeypatch.setattr(acme, "run", lambda *command: subprocess.CompletedProcess(command, 0, stdout=f"{nginx.master}\n", stderr=""))
+    yield nginx
+    nginx.stop()
+
+
+def each_time(acme: Any, monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], Any]) -> list[int]:
+    """Have one thing after the other happen while the program waits, and time pass. Returns what has happened, in a list that grows."""
+    happened: list[int] = []
+
+    def wait(seconds: float) -> None:
+        clock.now += seconds
+        if len(happened) < len(acts):
+            acts[len(happened)]()
+            happened.append(len(happened))
+
+    class clock:  # noqa: N801 (stands for a module)
+        now = 1000.0
+        time = staticmethod(lambda: clock.now)
+        monotonic = staticmethod(lambda: clock.now)
+        sleep = staticmethod(wait)
+
+    monkeypatch.setattr(acme, "time", clock)
+    return happened
+
+
+def test_a_worker_that_leaves_accepts_no_more(acme: Any, nginx: Nginx) -> None:
+    old, new = nginx.begin(Nginx.LEAVING), nginx.begin(Nginx.WORKER)
+    assert acme.workers(nginx.master) == {new}
+    assert old in nginx.children()
+
+
+def test_reload_waits_until_no_old_worker_accepts(acme: Any, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = nginx.begin(Nginx.WORKER), nginx.begin(Nginx.WORKER)
+
+    def told_to_leave() -> None:
+        nginx.begin(Nginx.LEAVING)
+        nginx.end(second)
+
+    happened = each_time(
+        acme,
+        monkeypatch,
+        lambda: nginx.begin(Nginx.WORKER),
+        # One of the old ones accepts still: a handshake that it does shows the old certificate.
+        lambda: nginx.end(first),
+        told_to_leave,
+        lambda: pytest.fail("the reload is over"),
+    )
+    acme.reload_nginx()
+    assert happened == [0, 1, 2]
+    # Whatever has changed since it was begun is newer than it.
+    assert acme.RELOADED.stat().st_mtime == 1000
+
+
+def test_reload_that_nginx_did_not_take_is_told(acme: Any, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    nginx.begin(Nginx.WORKER)
+    each_time(acme, monkeypatch)
+    with pytest.raises(acme.AcmeError, match="did not take its configuration"):
+        acme.reload_nginx()
+    assert not acme.RELOADED.exists()
 
 
 def test_challenges_are_answered_where_nothing_listens(acme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
