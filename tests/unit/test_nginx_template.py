@@ -469,6 +469,29 @@ def test_access_log_is_json(render: Render) -> None:
     assert "log_format" not in combined
 
 
+@pytest.mark.parametrize(
+    ("variables", "source", "map_of"),
+    [
+        ({}, "$asgi_check_shop:$status", ["default 1", "~^1:[23] 0"]),
+        ({"asgi_nginx_access_log_sample": 5}, "$asgi_check_shop:$status", ["default 1", "~^1:[23] 0", "~^0:2 $asgi_sample_shop"]),
+        (
+            {"asgi_nginx_access_log_sample": "0", "asgi_nginx_access_log_skip": []},
+            "0:$status",
+            ["default 1", "~^1:[23] 0", "~^0:2 $asgi_sample_shop"],
+        ),
+    ],
+)
+def test_what_is_logged(render: Render, variables: dict[str, Any], source: str, map_of: list[str]) -> None:
+    site = render(**variables)
+    assert re.findall(r"^    (.*);$", block(site, f"map {source} $asgi_log_shop"), re.MULTILINE) == map_of
+    assert set(directives(site, "access_log")) == {"/var/log/nginx/shop.access.log asgi_shop if=$asgi_log_shop"}
+    sample = variables.get("asgi_nginx_access_log_sample")
+    shares = {5: ["5% 1", "* 0"], "0": ["* 0"]}
+    assert ("split_clients" in site) == (sample is not None)
+    if sample is not None:
+        assert re.findall(r"^    (.*);$", block(site, "split_clients $request_id $asgi_sample_shop"), re.MULTILINE) == shares[sample]
+
+
 # All that the template can write, in few sites.
 SITES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -481,6 +504,7 @@ SITES: dict[str, dict[str, Any]] = {
         "asgi_nginx_proxy_protocol": True,
         "asgi_nginx_upstream": ["10.0.0.1:80", "10.0.0.2:80"],
         "asgi_nginx_access_log_format": "combined",
+        "asgi_nginx_access_log_sample": 5,
     },
     "names": {
         "asgi_nginx_domains": ["shop.example", "*.shop.example"],

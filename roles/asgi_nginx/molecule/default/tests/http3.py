@@ -35,6 +35,7 @@ class Client(QuicConnectionProtocol):
         self.headers: dict[str, str] = {}
         self.body = b""
         self.early_data = False
+        self.broken = "nothing"
         self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def end(self, outcome: str) -> None:
@@ -48,7 +49,7 @@ class Client(QuicConnectionProtocol):
             self.end(f"connection {code(event.error_code)}")
         elif isinstance(event, StreamReset | StopSendingReceived):
             # The connection's end may follow.
-            asyncio.get_running_loop().call_later(0.5, self.end, f"stream {code(event.error_code)}")
+            self.broken = f"stream {code(event.error_code)}"
         if self.http is None:
             return
         for part in self.http.handle_event(event):
@@ -72,9 +73,9 @@ class Client(QuicConnectionProtocol):
 
     async def outcome(self) -> str:
         try:
-            return await asyncio.wait_for(self.done, 3)
+            return await asyncio.wait_for(self.done, 6)
         except TimeoutError:
-            return "nothing"
+            return self.broken
 
 
 def code(number: int) -> str:

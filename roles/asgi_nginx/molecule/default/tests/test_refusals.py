@@ -160,6 +160,8 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "closed": ({"asgi_nginx_closed": ["metrics"]}, ['A path in asgi_nginx_closed is "metrics".']),
     "log-skip": ({"asgi_nginx_access_log_skip": ["/a;b"]}, ['A path in asgi_nginx_access_log_skip is "/a;b".']),
+    "log-sample": ({"asgi_nginx_access_log_sample": 101}, ['asgi_nginx_access_log_sample is "101".', "0 to 100"]),
+    "log-sample-below": ({"asgi_nginx_access_log_sample": -1}, ['asgi_nginx_access_log_sample is "-1".']),
     "rate": ({"asgi_nginx_rate": "fast"}, ['asgi_nginx_rate, or a rate in asgi_nginx_locations, is "fast".', "10r/s"]),
     "connections": ({"asgi_nginx_connections": -1}, ['of that name in asgi_nginx_locations, is "-1".', "no limit"]),
     "fallback": (
@@ -214,6 +216,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     # Ansible refuses these itself, by the types and choices in argument_specs, and then gets no further.
     "type-state": ({"asgi_nginx_state": "gone"}, ["asgi_nginx_state", "present, absent", "gone"]),
     "type-http-port": ({"asgi_nginx_http_port": "http"}, ["asgi_nginx_http_port", "int"]),
+    "type-log-sample": ({"asgi_nginx_access_log_sample": "5%"}, ["asgi_nginx_access_log_sample", "int", "5%"]),
     "type-https-port": ({"asgi_nginx_https_port": "443; deny all"}, ["asgi_nginx_https_port", "int", "443; deny all"]),
     "type-protocol": ({"asgi_nginx_tls_protocols": ["TLSv1"]}, ["asgi_nginx_tls_protocols", "TLSv1.2, TLSv1.3"]),
     "type-profile": ({"asgi_nginx_tls_profile": "old"}, ["asgi_nginx_tls_profile", "intermediate, modern", "old"]),

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -300,6 +301,57 @@ def test_trusted_proxy_tells_the_client_but_the_client_does_not(client: Client) 
     assert (seen["x-forwarded-for"], seen["x-real-ip"]) == ("198.51.100.7", "198.51.100.7")
     assert (seen["x-forwarded-proto"], seen["x-forwarded-port"], seen["host"]) == ("https", "443", "plain.example")
     assert client.plain("/", {"X-Forwarded-Proto": "gopher"}).seen()["x-forwarded-proto"] == "http"
+
+
+def ask_balanced(client: Client, introduction: bytes, path: str = "/") -> tuple[int, bytes]:
+    """Ask the third site as a balancer would, which says first who the client is. Nothing, if there is no answer."""
+    with client.tcp(8082) as tcp:
+        # In one piece: nginx closes the connection as soon as the first line is not what it has to be.
+        tcp.sendall(introduction + f"GET {path} HTTP/1.1\r\nHost: balanced.example\r\nX-Forwarded-For: {FORGED}\r\n\r\n".encode())
+        answer = HTTPResponse(tcp)
+        try:
+            answer.begin()
+        except (RemoteDisconnected, ConnectionResetError):
+            return 0, b""
+        return answer.status, answer.read()
+
+
+VERSION_1 = "PROXY TCP4 {} 203.0.113.1 5555 80\r\n"
+# The signature, version 2 and PROXY, TCP over IPv4, 12 octets: two addresses and two ports.
+VERSION_2 = b"\r\n\r\n\0\r\nQUIT\n" + b"\x21\x11\0\x0c" + bytes([198, 51, 100, 9, 203, 0, 113, 1]) + b"\x15\xb3\0\x50"
+
+
+@pytest.mark.parametrize("introduction", [VERSION_1.format("198.51.100.9").encode(), VERSION_2], ids=["version 1", "version 2"])
+def test_balancer_introduces_the_client(client: Client, introduction: bytes) -> None:
+    status, body = ask_balanced(client, introduction)
+    seen = dict(json.loads(body))
+    assert status == 200
+    assert (seen["x-forwarded-for"], seen["x-real-ip"]) == ("198.51.100.9", "198.51.100.9")
+    # Whoever comes without an introduction gets nothing.
+    assert ask_balanced(client, b"") == (0, b"")
+
+
+def test_nobody_else_is_believed(host: Host) -> None:
+    """The host itself is not among the balancers."""
+    introduction = VERSION_1.format(FORGED).strip() + r"\r\nGET / HTTP/1.0\r\nHost: balanced.example\r\n\r\n"
+    said = host.check_output(f"bash -c \"exec 3<>/dev/tcp/127.0.0.1/8082; printf '{introduction}' >&3; cat <&3\"")
+    assert '["x-forwarded-for", "127.0.0.1"]' in said
+    assert FORGED not in said
+
+
+def test_metrics_are_for_those_who_scrape(client: Client) -> None:
+    assert ask_balanced(client, VERSION_1.format("192.0.2.7").encode(), "/metrics")[0] == 200
+    assert ask_balanced(client, VERSION_1.format("192.0.2.8").encode(), "/metrics")[0] == 403
+    assert ask_balanced(client, VERSION_1.format("192.0.2.8").encode(), "/metrics/all")[0] == 403
+
+
+def test_what_went_well_is_left_out_of_the_log(host: Host, client: Client) -> None:
+    introduction = VERSION_1.format("198.51.100.9").encode()
+    assert ask_balanced(client, introduction, "/well")[0] == 200
+    assert ask_balanced(client, introduction, "/missing")[0] == 404
+    lines = [json.loads(line) for line in host.file("/var/log/nginx/balanced.access.log").content_string.splitlines()]
+    assert "404" in {line["status"] for line in lines if line["uri"] == "/missing"}
+    assert not [line for line in lines if line["status"].startswith("2")]
 
 
 def test_websocket(client: Client) -> None:

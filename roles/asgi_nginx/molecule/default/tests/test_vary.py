@@ -5,13 +5,14 @@ The steps run once, in order, on all hosts together; the tests look at what each
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import ssl
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import RemoteDisconnected
+from http.client import HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ RENEW = (
     "cd /etc/asgi-certificates/shop && openssl req -x509 -key privkey.pem -days 3 -subj /CN=renewed.example "
     "-addext subjectAltName=DNS:shop.example -out fullchain.pem"
 )
+# A file that is compressed when it is asked for, and one that has been before.
+STATIC = ("/static/site.css", "/static/ready.css")
+BR = {"Accept-Encoding": "br"}
 ApplyRoles = Callable[..., subprocess.CompletedProcess[str]]
 
 # Each step: the variables with which the first site of converge.yml is applied, in addition to its own.
@@ -42,6 +46,7 @@ STEPS: dict[str, dict[str, Any]] = {
         "asgi_nginx_client_ca": "/etc/asgi-certificates/shop/fullchain.pem",
         "asgi_nginx_client_verify": "optional",
     },
+    "brotli": {},
     "removed": {"asgi_nginx_state": "absent"},
 }
 
@@ -60,6 +65,9 @@ class Outcome:
     neighbour: int
     strangers: list[str]
     old_tls: str
+    # What the application heard of a client that showed a certificate.
+    verified: str
+    encodings: list[str | None]
 
 
 def ask_as_stranger(client: Client) -> list[str]:
@@ -89,7 +97,21 @@ def ask_with_old_tls(client: Client) -> str:
         return str(error.reason)
 
 
-def look(host: Host, client: Client, run: subprocess.CompletedProcess[str]) -> Outcome:
+def ask_with_certificate(host: Host, client: Client, folder: Path) -> str:
+    """What the application heard of a client that shows a certificate of the authority, which is the site's own."""
+    pair = folder / f"{host.backend.get_hostname()}.pem"
+    files = [host.file(f"/etc/asgi-certificates/shop/{name}.pem").content_string for name in ("privkey", "fullchain")]
+    pair.write_text("".join(files), encoding="ascii")
+    context = ssl.create_default_context(cadata=files[1])
+    context.load_cert_chain(pair)
+    with client.tls(context) as tls:
+        tls.sendall(b"GET / HTTP/1.0\r\nHost: shop.example\r\n\r\n")
+        answer = HTTPResponse(tls)
+        answer.begin()
+        return str(dict(json.loads(answer.read())).get("x-ssl-client-verify", ""))
+
+
+def look(host: Host, client: Client, run: subprocess.CompletedProcess[str], folder: Path) -> Outcome:
     name = re.escape(host.backend.get_hostname())
     recap = re.search(rf"^{name} .* changed=([0-9]+)", run.stdout, re.MULTILINE)
     assert recap, run.stdout + run.stderr
@@ -111,11 +133,13 @@ def look(host: Host, client: Client, run: subprocess.CompletedProcess[str]) -> O
         neighbour=client.plain("/").status,
         strangers=ask_as_stranger(client) if answer else [],
         old_tls=ask_with_old_tls(client) if answer else "",
+        verified=ask_with_certificate(host, client, folder) if answer else "",
+        encodings=[client.ask(path, BR).headers["Content-Encoding"] for path in STATIC] if answer else [],
     )
 
 
 @pytest.fixture(scope="session")
-def outcomes(apply_roles: ApplyRoles, client_of: ClientOf) -> dict[str, dict[str, Outcome]]:
+def outcomes(apply_roles: ApplyRoles, client_of: ClientOf, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Outcome]]:
     """What became of each host, by its name and the step's."""
     hosts = testinfra.get_hosts(["all"], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
     (play,) = yaml.safe_load(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], "converge.yml").read_text(encoding="utf-8"))
@@ -125,10 +149,14 @@ def outcomes(apply_roles: ApplyRoles, client_of: ClientOf) -> dict[str, dict[str
         host.check_output(RENEW)
         # It signs itself, so that it has to be trusted anew.
         client_of(host).trust(host)
+    folder = tmp_path_factory.mktemp("certificates")
     for step, variables in STEPS.items():
+        if step == "brotli":
+            for host in hosts:
+                host.check_output("apt-get install -qq --yes libnginx-mod-http-brotli-filter libnginx-mod-http-brotli-static")
         run = apply_roles(["asgi_nginx"], site | variables)
         for host in hosts:
-            found[host.backend.get_hostname()][step] = look(host, client_of(host), run)
+            found[host.backend.get_hostname()][step] = look(host, client_of(host), run, folder)
     return found
 
 
@@ -184,6 +212,16 @@ def test_modern_profile_and_client_certificates(outcome: dict[str, Outcome]) -> 
     assert step.old_tls == "TLSV1_ALERT_PROTOCOL_VERSION"
     assert step.answer is not None
     assert step.answer.seen()["x-ssl-client-verify"] == "NONE"
+    assert step.verified == "SUCCESS"
+    # Without the authority the application hears nothing of it.
+    assert outcome["strangers"].verified == ""
+
+
+def test_brotli_once_it_is_installed(outcome: dict[str, Outcome]) -> None:
+    assert outcome["renewed"].encodings == [None, None]
+    step = outcome["brotli"]
+    assert step.code == 0, step.said
+    assert step.encodings == ["br", "br"]
 
 
 def test_removed_site_is_gone(outcome: dict[str, Outcome]) -> None:
