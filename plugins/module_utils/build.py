@@ -110,6 +110,17 @@ class Builder:
                     os.lchown(os.path.join(root, name), self.uid, self.gid)
 
 
+def link(old: str, new: str) -> bool:
+    """Make a hard link; return False where there cannot be one: on another file system, or to a file with as many as there can be."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        return False
+    return True
+
+
 class Store:
     """Every file of every release once: releases are hard links into it. Files are known by their content.
 
@@ -119,6 +130,8 @@ class Store:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        # The digests of modules that have been shared.
+        self.modules: dict[str, str] = {}
 
     def share(self, path: str, status: os.stat_result) -> None:
         """Make the file at `path` a link to the one of the same content, or have later ones link to it.
@@ -129,20 +142,30 @@ class Store:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         moment = 315532800 + int(digest[:7], 16)
         os.utime(path, (moment, moment), follow_symlinks=False)
+        if path.endswith(".py"):
+            self.modules[path] = digest
         if status.st_size == 0:
             return
         kept = os.path.join(self.directory, digest[:2], f"{digest[2:]}{'-x' if status.st_mode & 0o100 else ''}")
-        # Another file system, or a file with as many links as there can be: then it stays a file of its own.
         try:
-            try:
-                os.link(kept, f"{path}.link")
+            if link(kept, f"{path}.link"):
                 os.replace(f"{path}.link", path)
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
-                os.link(path, kept)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
-                raise
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
+            link(path, kept)
+
+    def bytecode(self, python: str, tag: str) -> Iterator[tuple[str, str]]:
+        """Yield for each module that has been shared where its bytecode belongs, and where it is kept for other releases.
+
+        It follows from the interpreter and from the module, whose time and size are in it. Python corrects the path in it when it
+        is loaded.
+        """
+        status = os.stat(python)
+        key = hashlib.sha256(f"{os.path.realpath(python)} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
+        for path, digest in self.modules.items():
+            folder, name = os.path.split(path)
+            wanted = os.path.join(folder, "__pycache__", f"{name.removesuffix('.py')}.{tag}.pyc")
+            yield wanted, os.path.join(self.directory, "bytecode", key, digest[:2], digest[2:])
 
     def prune(self) -> int:
         """Remove what no release links to. Returns the bytes that this made free."""
@@ -178,6 +201,10 @@ def take_over(directory: str, builder: Builder, store: Store | None, final: bool
             raise BuildError(f"the build left {entry.path}, which belongs to another user")
         if stat.S_ISREG(status.st_mode):
             if status.st_uid == os.geteuid() and status.st_nlink > 1:
+                continue
+            if not final and entry.name.endswith(".pyc"):
+                # Its source is about to get another time, and whoever wrote it may have had other sources.
+                os.unlink(entry.path)
                 continue
             os.chown(entry.path, os.geteuid(), os.getegid(), follow_symlinks=False)
             os.chmod(entry.path, 0o755 if status.st_mode & 0o100 else 0o644)

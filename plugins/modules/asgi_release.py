@@ -148,6 +148,12 @@ options:
     description: Where uv fetches interpreters from, C(https://) or C(file://), in place of its own address.
     type: str
     default: ''
+  python_downloads:
+    description:
+      - A list of interpreters that uv can install in place of those that it knows by itself, as the C(https://) or C(file://) address
+        of a file in JSON. Each entry says where the archive is, and its digest.
+    type: str
+    default: ''
   uv:
     description: The uv program on the host.
     type: path
@@ -312,6 +318,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
     BuildError,
     Store,
     clone,
+    link,
     link_inside,
     take_over,
 )
@@ -368,6 +375,10 @@ def free_mebibytes(path: str) -> int:
         path = os.path.dirname(path)
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize >> 20
+
+
+def _numbers(path: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", path)]
 
 
 class Build:
@@ -440,8 +451,10 @@ class Build:
             return wanted
         places = [f"/usr/bin/python{wanted}", f"/usr/local/bin/python{wanted}"]
         minor = ".".join(wanted.split(".")[:2])
-        managed = glob.glob(os.path.join(self.params["python_root"], f"cpython-{wanted}[.-]*linux-*", "bin", f"python{minor}"))
-        managed.sort(key=lambda path: [int(number) for number in re.findall(r"\d+", path)], reverse=True)
+        pattern = os.path.join(glob.escape(self.params["python_root"]), f"cpython-{wanted}[.-]*linux-*")
+        # uv has a link from each minor version to its newest patch. A release keeps the interpreter that it was built with.
+        roots = sorted({os.path.realpath(path) for path in glob.glob(pattern)}, key=_numbers, reverse=True)
+        managed = [os.path.join(root, "bin", f"python{minor}") for root in roots]
         return next((place for place in [*places, *managed] if os.access(place, os.X_OK)), "")
 
     def probe(self) -> dict[str, Any]:
@@ -468,18 +481,22 @@ class Build:
             **uv_environment(self.params),
             "UV_PYTHON_INSTALL_DIR": self.params["python_root"],
             "UV_PYTHON_INSTALL_MIRROR": self.params["python_mirror"],
+            "UV_PYTHON_DOWNLOADS_JSON_URL": self.params["python_downloads"],
             "UV_CACHE_DIR": os.path.join(self.params["python_root"], ".cache"),
             "UV_NO_PROGRESS": "1",
         }
         values = {name: value for name, value in environment.items() if value}
         rc, stdout, stderr = self.module.run_command(command, environ_update=values)
         shutil.rmtree(values["UV_CACHE_DIR"], ignore_errors=True)
+        # Everybody may write to it.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.params["python_root"], ".lock"))
         found = self.find_python()
         if rc != 0 or not found:
             raise BuildError(
                 f"python (asgi_release_python) is {wanted}, which is not on this host, and uv cannot install it: "
-                f"{(stderr or stdout).strip()}. Where there is no way to uv's own address, name a mirror (asgi_release_python_mirror) or "
-                "a path on the host."
+                f"{(stderr or stdout).strip()}. Where there is no way to uv's own address, name a mirror (asgi_release_python_mirror), "
+                "a list of archives (asgi_release_python_downloads) or a path on the host."
             )
         return found
 
@@ -641,12 +658,35 @@ class Build:
             self.uv("pip", "install", "--python", self.venv, "--no-deps", "--require-hashes", "--requirement", requirements)
         self.uv("pip", "check", "--python", self.venv)
 
+    def bytecode(self) -> list[tuple[str, str]]:
+        """Return where the bytecode of new modules belongs and where it is kept; nothing for an interpreter that it is not known of."""
+        tags = [re.fullmatch(r"python3\.(\d+)", name) for name in os.listdir(os.path.join(self.venv, "lib"))]
+        return [each for tag in tags if tag for each in self.store.bytecode(self.python, f"cpython-3{tag.group(1)}")]
+
+    def take_bytecode(self) -> None:
+        """Take over the bytecode that other releases have for the same modules."""
+        for wanted, kept in self.bytecode():
+            if os.path.exists(kept):
+                folder = os.path.dirname(wanted)
+                if not os.path.isdir(folder):
+                    os.mkdir(folder, 0o755)
+                    os.chown(folder, self.builder.uid, self.builder.gid)
+                link(kept, wanted)
+
+    def keep_bytecode(self) -> None:
+        """Keep for other releases what was compiled for this one."""
+        for made, kept in self.bytecode():
+            if os.path.isfile(made) and not os.path.exists(kept):
+                os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
+                link(made, kept)
+
     def compile(self) -> None:
         """Compile bytecode where there is none yet.
 
         uv does it with each installation, of all that is there: faster than Python's own compileall, but too early, since the
         times of the files are part of it. So it installs a project that needs nothing.
         """
+        self.take_bytecode()
         project = os.path.join(self.work, "compile")
         os.mkdir(project)
         with open(os.path.join(project, "pyproject.toml"), "w", encoding="utf-8") as stream:
@@ -672,6 +712,7 @@ class Build:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.venv, ".lock"))
         take_over(self.venv, self.builder, self.store, final=True)
+        self.keep_bytecode()
         shutil.rmtree(self.work)
         if not mark["static"]:
             self.declare(mark)
@@ -737,6 +778,7 @@ def main() -> None:
             "python": {"type": "str", "default": "/usr/bin/python3"},
             "python_root": {"type": "path", "default": "/opt/uv/python"},
             "python_mirror": text,
+            "python_downloads": text,
             "uv": {"type": "path", "required": True},
             "cache": {"type": "path", "default": "/opt/uv/cache"},
             "build_user": {"type": "str", "default": "asgi-build"},

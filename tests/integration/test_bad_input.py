@@ -55,6 +55,11 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "uv's version with a space": ({"asgi_uv_version": "0.13.8 --pre"}, ["asgi_uv_version", "three numbers"]),
     "uv's version as a number": ({"asgi_uv_version": 0.13}, ["asgi_uv_version", "in quotes"]),
     "uv's index with a quote": ({"asgi_uv_index_url": 'https://index.example/"'}, ["asgi_uv_index_url", "without spaces, quotes"]),
+    "uv's directory with a dot dot": ({"asgi_uv_root": "/opt/../etc"}, ["asgi_uv_root", "absolute path"]),
+    "uv's authorities with a space": ({"asgi_uv_ca_bundle": "/etc/ssl/my ca.pem"}, ["asgi_uv_ca_bundle", "absolute path"]),
+    "uv's proxy without a scheme": ({"asgi_uv_https_proxy": "me:hunter2@proxy:3128"}, ["asgi_uv_https_proxy", "http://"]),
+    "uv's exceptions with a space": ({"asgi_uv_no_proxy": "a.example, b.example"}, ["asgi_uv_no_proxy", "without spaces"]),
+    "uv's hash without a kind": ({"asgi_uv_hashes": ["0" * 64]}, ["asgi_uv_hashes", "sha256:"]),
     "source missing": ({"asgi_source": ""}, ["asgi_source", "directory on the controller"]),
     "source not there": ({"asgi_source": "{{ folder }}/nowhere"}, ["asgi_source", "directory on the controller"]),
     "source without a project": ({"asgi_source": "{{ folder }}/no-project"}, ["asgi_source", "pyproject.toml"]),
@@ -74,6 +79,32 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "shared path in the source": ({"asgi_shared": ["plain.py"]}, ["asgi_shared", "Move it"]),
     "offline as text": ({"asgi_release_offline": "often"}, ["asgi_release_offline", "bool"]),
     "wheelhouse not there": ({"asgi_release_wheelhouse": "{{ folder }}/nowhere"}, ["asgi_release_wheelhouse", "asgi_release_offline"]),
+    "list of interpreters that is a path": (
+        {"asgi_release_python_downloads": "downloads.json"},
+        ["asgi_release_python_downloads", "http://"],
+    ),
+    "interpreter with a command": ({"asgi_release_python": "/usr/bin/python3; reboot"}, ["asgi_release_python", "absolute path"]),
+    "interpreter without a number": ({"asgi_release_python": "latest"}, ["asgi_release_python", "in quotes"]),
+    "interpreters in a relative place": ({"asgi_release_python_root": "python"}, ["asgi_release_python_root", "absolute path"]),
+    "uv in a relative place": ({"asgi_release_uv": "bin/uv"}, ["asgi_release_uv", "absolute path"]),
+    "cache outside": ({"asgi_release_cache": "/opt/uv/../.."}, ["asgi_release_cache", "without '..'"]),
+    "root builds": ({"asgi_release_build_user": "root"}, ["asgi_release_build_user", "neither root nor"]),
+    "the application builds": ({"asgi_release_build_user": "shop"}, ["asgi_release_build_user", "neither root nor"]),
+    "subdirectory outside": ({"asgi_release_subdirectory": "../other"}, ["asgi_release_subdirectory", "without '..'"]),
+    "subdirectory not there": ({"asgi_release_subdirectory": "backend"}, ["asgi_release_subdirectory", "no such directory"]),
+    "group that is an option": ({"asgi_release_groups": ["--all-groups"]}, ["asgi_release_groups", "names of packages"]),
+    "unknown extra": ({"asgi_release_extras": ["fast"]}, ["asgi_release_extras names fast", "it has none"]),
+    "unknown package": ({"asgi_release_package": "shpo"}, ["asgi_release_package is shpo", "it has"]),
+    "no release kept": ({"asgi_release_keep": 0}, ["asgi_release_keep", "at least 1"]),
+    "less than no space": ({"asgi_release_min_free": -1}, ["asgi_release_min_free", "at least 0"]),
+    "index with an option": ({"asgi_release_index_url": "https://index.example/ --pre"}, ["asgi_release_index_url", "without spaces"]),
+    "index with a password": (
+        {"asgi_release_indexes": [{"url": "https://me:hunter2@index.example/"}]},
+        ["asgi_release_indexes", "username and password"],
+    ),
+    "requirement that floats": ({"asgi_source": "datasette>=0.65"}, ["asgi_source", "datasette==0.65.5"]),
+    "address with a password": ({"asgi_source": "git+https://me:hunter2@example.org/x.git"}, ["asgi_source", "asgi_release_git_key"]),
+    "address without a checksum": ({"asgi_source": "https://example.org/x.tar.gz"}, ["asgi_source", "asgi_release_checksum"]),
     "unknown server": ({"asgi_service_server": "daphne"}, ["asgi_service_server", "gunicorn, uvicorn, hypercorn"]),
     "workers as text": ({"asgi_service_workers": "many"}, ["asgi_service_workers", "io, cpu, or a number"]),
     "no worker, and no memory for one": (
@@ -224,6 +255,7 @@ def test_the_message_names_the_variable_and_the_remedy(refused: Refused, row: st
     message = refused.messages.get(alias(row), "(not refused)")
     for expected in TABLE[row][1]:
         assert expected in message
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("row", TABLE)

@@ -8,6 +8,7 @@ import http.server
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import zipfile
@@ -242,6 +243,35 @@ def test_changed_code_takes_over_the_packages(build: Build, wheels: Path, tmp_pa
     (tmp_path / "source/requirements.txt").write_text(hashed(wheels, "low"))
     result = build(recipe, sent, house, id="three")
     assert packages(result) == {"low": "2.0"}
+
+
+def test_bytecode_is_compiled_once_for_all_releases(build: Build, wheels: Path, tmp_path: Path) -> None:
+    house = ("wheelhouse", str(wheels), os.listdir(wheels))
+    recipe = REQUIREMENTS | {"wheelhouse": True}
+    for name, lock in (("one", hashed(wheels, "lib", "low")), ("two", hashed(wheels, "low", "server"))):
+        result = build(recipe, source(tmp_path / "source", lock), house, id=name)
+        assert "failed" not in result, result["msg"]
+    one, two = (next((tmp_path / f"releases/{name}/.venv/lib").glob("python*/site-packages")) for name in ("one", "two"))
+    compiled = {path.name: path for path in (two / "low/__pycache__").iterdir()}
+    assert [(one / "low/__pycache__" / name).samefile(path) for name, path in compiled.items()] == [True]
+    assert list((two / "server/__pycache__").iterdir())
+    # It is what Python would have made of the module that lies there, and tracebacks name that one.
+    code = "import sys, low; print(low.__cached__, low.__loader__.get_code('low').co_filename)"
+    command = [str(tmp_path / "releases/two/.venv/bin/python"), "-v", "-c", code]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"matches {two}/low/__init__.py" in said.stderr
+    assert said.stdout.split()[1] == f"{two}/low/__init__.py"
+
+
+def test_bytecode_that_a_package_brings_is_not_believed(build: Build, wheels: Path, tmp_path: Path) -> None:
+    tag = sys.implementation.cache_tag
+    with zipfile.ZipFile(next(wheels.glob("low-*")), "a") as zipped:
+        zipped.writestr(f"low/__pycache__/__init__.{tag}.pyc", b"forged")
+    house = ("wheelhouse", str(wheels), os.listdir(wheels))
+    result = build(REQUIREMENTS | {"wheelhouse": True}, source(tmp_path / "source", hashed(wheels, "low")), house)
+    assert "failed" not in result, result["msg"]
+    [made] = (tmp_path / "releases/one/.venv/lib").glob(f"python*/site-packages/low/__pycache__/__init__.{tag}.pyc")
+    assert made.read_bytes() != b"forged"
 
 
 def test_a_wheel_brings_what_it_needs(build: Build, wheels: Path, tmp_path: Path) -> None:

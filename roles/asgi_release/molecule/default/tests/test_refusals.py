@@ -49,6 +49,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "keep": ({"asgi_release_keep": 0}, ["asgi_release_keep", "at least 1"]),
     "min_free": ({"asgi_release_min_free": -1}, ["asgi_release_min_free", "at least 0"]),
     "mirror": ({"asgi_release_python_mirror": "mirror.example.org"}, ["asgi_release_python_mirror", "https://"]),
+    "downloads": ({"asgi_release_python_downloads": "/srv/list.json"}, ["asgi_release_python_downloads", "https://"]),
     "index": ({"asgi_release_index_url": "https://me:hunter2@example.org/ --pre"}, ["asgi_release_index_url", "without spaces"]),
     "indexes": ({"asgi_release_indexes": [{"url": "https://me:hunter2@example.org/"}]}, ["asgi_release_indexes", "username"]),
     "proxy": ({"asgi_release_https_proxy": "me:hunter2@proxy:3128"}, ["asgi_release_https_proxy", "http://"]),

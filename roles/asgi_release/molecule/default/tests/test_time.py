@@ -1,0 +1,56 @@
+"""How long a build takes, of the example application: with everything fetched before, and with nothing but its code changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+testinfra_hosts = ["ansible://debian13"]
+
+ROOT = Path(os.environ["STEADFAST_ROOT"])
+RELEASES = "/opt/timed/releases"
+# Seconds in the module. Other things run on this machine too, so it has three chances.
+WARM, CHANGED, CHANCES = 3.0, 1.5, 3
+
+
+@pytest.fixture(scope="module")
+def times(
+    play: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, float]]]:
+    """For both kinds of build what each step took, as often as there are chances."""
+    folder = tmp_path_factory.mktemp("timed")
+    subprocess.run([ROOT / "tools/example-lock"], check=True, capture_output=True)
+    shutil.copytree(ROOT / "examples/fastapi-app", folder / "source", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
+    server = "{{ lookup('ansible.builtin.file', '" + str(ROOT / "roles/asgi_release/files/server-requirements.txt") + "') }}"
+    module = {"source": f"{folder}/source", "releases": RELEASES, "import_path": "app.main:app", "uv": "/opt/uv/0.13.8/bin/uv"}
+    build = {"steadfast.asgi.asgi_release": module | {"server_requirements": server}, "register": "built"}
+    tasks: list[dict[str, Any]] = [{"ansible.builtin.file": {"path": RELEASES, "state": "directory", "mode": "0755"}}, build]
+    for number in range(CHANCES):
+        change = {"content": f"NUMBER = {number}\n", "dest": f"{folder}/source/app/changed.py", "mode": "0644"}
+        for kind, before in (
+            ("warm", {"ansible.builtin.shell": f"rm -r {RELEASES}/*"}),
+            ("changed", {"ansible.builtin.copy": change, "delegate_to": "localhost", "become": False}),
+        ):
+            kept = {"content": "{{ built.steps | to_json }}", "dest": f"{folder}/{kind}-{number}", "mode": "0600"}
+            tasks += [before, build, {"ansible.builtin.copy": kept, "delegate_to": "localhost", "become": False}]
+    done = play("debian13", tasks)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, list[dict[str, float]]] = {}
+    for kind in ("warm", "changed"):
+        read = [json.loads((folder / f"{kind}-{number}").read_text(encoding="utf-8")) for number in range(CHANCES)]
+        found[kind] = [{step["step"]: step["seconds"] for step in steps} for steps in read]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "bar"), [("warm", WARM), ("changed", CHANGED)])
+def test_a_build_takes_no_longer_than_that(times: dict[str, list[dict[str, float]]], kind: str, bar: float) -> None:
+    quickest = min(times[kind], key=lambda steps: sum(steps.values()))
+    print(kind, quickest)
+    assert sum(quickest.values()) <= bar
