@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 # What a HUP leaves as it is, and what would therefore have to be the same still.
 LOCK_NAMES = ("uv.lock", "pylock.toml", "poetry.lock", "pdm.lock", "requirements.txt")
@@ -19,7 +20,7 @@ LOCK_NAMES = ("uv.lock", "pylock.toml", "poetry.lock", "pdm.lock", "requirements
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its kind (`gunicorn`, `uvicorn`, `hypercorn` or `unknown`), command line and start time."""
+    """A running server: its kind (`gunicorn`, `uvicorn`, `hypercorn`, `granian` or `unknown`), command line and start time."""
 
     pid: int
     kind: str
@@ -76,6 +77,9 @@ def identify(pid: int) -> Server:
         if name in ("gunicorn", "uvicorn", "hypercorn"):
             kind = name
             break
+        if name in ("granian", "asgi_granian.py"):
+            kind = "granian"
+            break
         # What setproctitle makes of it.
         if name.startswith("gunicorn:"):
             kind = "gunicorn"
@@ -126,30 +130,50 @@ def package_version(server: Server, name: str) -> tuple[int, ...] | None:
     return None
 
 
-def preloads(server: Server) -> bool:
-    """Return whether a gunicorn master loads the application before it forks, by its command line, environment or configuration."""
-    environment = read(f"/proc/{server.pid}/environ").split(b"\0")
-    extra = b" ".join(word for word in environment if word.startswith(b"GUNICORN_CMD_ARGS=")).decode("utf-8", "replace")
-    words = [*server.arguments, *extra.replace("=", " ", 1).split()]
-    if any(word in ("--preload", "--preload-app") for word in words):
-        return True
+def configuration(server: Server) -> str:
+    """Return the path of the configuration file of a gunicorn master, by its command line, as it can be read from outside."""
+    words = [*server.arguments, *_extra_arguments(server)]
     for number, word in enumerate(words):
         if word in ("-c", "--config") and number + 1 < len(words):
-            return _configured_preload(os.path.join(f"/proc/{server.pid}/cwd", words[number + 1].removeprefix("file:")))
+            return os.path.join(f"/proc/{server.pid}/cwd", words[number + 1].removeprefix("file:"))
         if word.startswith("--config="):
-            return _configured_preload(os.path.join(f"/proc/{server.pid}/cwd", word.partition("=")[2].removeprefix("file:")))
-    return _configured_preload(f"/proc/{server.pid}/cwd/gunicorn.conf.py")
+            return os.path.join(f"/proc/{server.pid}/cwd", word.partition("=")[2].removeprefix("file:"))
+    return f"/proc/{server.pid}/cwd/gunicorn.conf.py"
 
 
-def _configured_preload(path: str) -> bool:
+def _extra_arguments(server: Server) -> list[str]:
+    environment = read(f"/proc/{server.pid}/environ").split(b"\0")
+    extra = b" ".join(word for word in environment if word.startswith(b"GUNICORN_CMD_ARGS=")).decode("utf-8", "replace")
+    return extra.replace("=", " ", 1).split()
+
+
+def preloads(server: Server) -> bool:
+    """Return whether a gunicorn master loads the application before it forks, by its command line, environment or configuration."""
+    if any(word in ("--preload", "--preload-app") for word in [*server.arguments, *_extra_arguments(server)]):
+        return True
+    return bool(_configured(configuration(server), "preload_app"))
+
+
+def native_workers(server: Server) -> bool:
+    """Return whether a gunicorn master's workers are of gunicorn's own class for ASGI, by its command line or configuration."""
+    words = [*server.arguments, *_extra_arguments(server)]
+    if any(pair in (("-k", "asgi"), ("--worker-class", "asgi")) for pair in pairwise(words)):
+        return True
+    return _configured(configuration(server), "worker_class") in ("asgi", "NativeWorker")
+
+
+def _configured(path: str, name: str) -> object:
+    """Return what a file in Python assigns to a name, as far as it is a constant; another name's own name; None for anything else."""
     try:
         tree = ast.parse(read(path))
     except SyntaxError:
-        return False
+        return None
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(name, ast.Name) and name.id == "preload_app" for name in node.targets):
-            return bool(isinstance(node.value, ast.Constant) and node.value.value)
-    return False
+        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
+            if isinstance(node.value, ast.Name):
+                return node.value.id
+            return node.value.value if isinstance(node.value, ast.Constant) else None
+    return None
 
 
 def changed_since(paths: Iterable[str], moment: float) -> list[str]:
@@ -169,6 +193,10 @@ def obstacles(server: Server, environment_files: Iterable[str], unit_files: Iter
     found = []
     if server.kind == "gunicorn" and preloads(server):
         found.append("gunicorn preloads the application (preload_app), so new workers are copies of the old code")
+    if server.kind == "gunicorn" and native_workers(server):
+        found.append("gunicorn stops its own workers for ASGI (worker class asgi) before the new ones serve; use the hand-over worker")
+    if server.kind == "granian":
+        found.append("granian stops each worker after a fixed time, whether the new one serves or not")
     if server.kind == "uvicorn":
         version = package_version(server, "uvicorn")
         if not children(server.pid):

@@ -111,6 +111,12 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"asgi_service_workers": 0, "asgi_service_worker_memory": "none"},
         ["asgi_service_workers is 0", "at least 1", 'asgi_service_worker_memory is "none"', "256M"],
     ),
+    "unknown kind of log": ({"asgi_service_log_format": "xml"}, ["asgi_service_log_format", "text, json"]),
+    "Trio without hypercorn": ({"asgi_service_event_loop": "trio"}, ["asgi_service_event_loop", "auto, asyncio or uvloop"]),
+    "a server's option that the role sets": ({"asgi_service_options": {"bind": "0.0.0.0:80"}}, ["asgi_service_options", "bind"]),
+    "figures to nowhere": ({"asgi_service_statsd": "8125"}, ["asgi_service_statsd", "127.0.0.1:8125"]),
+    "mounted at a word": ({"asgi_service_root_path": "shop"}, ["asgi_service_root_path", "/shop"]),
+    "unknown worker class": ({"asgi_service_worker_class": "sync"}, ["asgi_service_worker_class", "handover, asgi"]),
     "no time": (
         {"asgi_service_timeout": 0, "asgi_service_graceful_timeout": -1},
         ["asgi_service_timeout is 0", "asgi_service_graceful_timeout is -1", "at least 1"],

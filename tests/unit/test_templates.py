@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import logging.config
 import runpy
 import sys
 import threading
@@ -281,6 +282,7 @@ def settings(render: Render, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
         vars(handover).update(HandoverWorker=type("HandoverWorker", (Worker,), {}), on_starting=lambda _server: None)
         monkeypatch.setitem(sys.modules, "asgi_handover", handover)
         monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)
         found: dict[str, Any] = {"__file__": "/etc/shop/blue/gunicorn.conf.py"}
         text = render("gunicorn.conf.py.j2", **variables)
         exec(compile(text, "gunicorn.conf.py", "exec"), found)  # noqa: S102 - this is how gunicorn reads it
@@ -311,7 +313,7 @@ def test_gunicorn_s_configuration_is_python_with_the_values_in_it(settings: Sett
         "backlog": 100,
         "loglevel": "debug",
         "accesslog": "-",
-        "errorlog": "-",
+        "errorlog": None,
         "proc_name": "shop",
     }
     assert {name: found.get(name) for name in expected} == expected
@@ -358,7 +360,7 @@ def test_hypercorn_s_configuration_is_toml_with_the_values_in_it(render: Render)
         ("http", {}, None, "http"),
     ],
 )
-def test_hypercorn_s_application_sees_what_nginx_says(
+def test_the_application_sees_what_nginx_says(
     monkeypatch: pytest.MonkeyPatch, kind: str, headers: dict[str, str], client: tuple[str, int] | None, scheme: str
 ) -> None:
     seen: list[dict[str, Any]] = []
@@ -370,14 +372,14 @@ def test_hypercorn_s_application_sees_what_nginx_says(
     vars(shop).update(web=SimpleNamespace(app=app))
     monkeypatch.setitem(sys.modules, "shop", shop)
     monkeypatch.setenv("ASGI_IMPORT_PATH", "shop:web.app")
-    serving = runpy.run_path(str(ROOT / "roles/asgi_service/files/asgi_hypercorn.py"))
+    application = runpy.run_path(str(ROOT / "roles/asgi_service/files/asgi_entry.py"))["create"](forwarded=True)
     # What cannot be copied is passed on as it is.
     state = {"pool": threading.Lock()}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": kind, "headers": raw, "client": None, "scheme": "http" if kind == "http" else "ws", "state": state}
-    asyncio.run(serving["application"](scope, None, None))
+    asyncio.run(application(scope, None, None))
     assert (seen[0]["client"], seen[0]["scheme"], seen[0]["state"]) == (client, scheme, state)
-    asyncio.run(serving["application"]({"type": "lifespan"}, None, None))
+    asyncio.run(application({"type": "lifespan"}, None, None))
     assert seen[1] == {"type": "lifespan"}
 
 
@@ -401,3 +403,92 @@ def test_the_live_socket_leads_through_the_live_link(render: Render) -> None:
         ["d", "/run/shop", "0755", "root", "root", "-"],
         ["L+", "/run/shop/live.sock", "-", "-", "-", "-", "/opt/shop/slots/live/socket"],
     ]
+
+
+def test_a_server_that_keeps_ending_is_started_again_more_and_more_slowly(service: Service) -> None:
+    unit = service()
+    assert (unit["RestartSec"], unit["RestartSteps"], unit["RestartMaxDelaySec"]) == (["2"], ["6"], ["60"])
+    # Its systemd, 252, does not know them.
+    old = service(__asgi_service_environment={"contents": {"/etc/os-release": 'ID=debian\nVERSION_ID="12"\n'}})
+    assert (old["RestartSec"], "RestartSteps" in old) == (["2"], False)
+    assert "RestartSteps" not in service(asgi_service_restart_delay=60)
+
+
+def test_shared_directories_are_below_the_application_s(service: Service) -> None:
+    assert service(asgi_shared=["media", "a/b"])["StateDirectory"] == ["shop shop/media shop/a/b"]
+
+
+def test_uvicorn_s_limits_and_further_options_are_words_of_its_command_line(service: Service) -> None:
+    [command] = service(
+        asgi_service_server="uvicorn",
+        asgi_service_limit_concurrency=100,
+        asgi_service_max_requests=1000,
+        asgi_service_root_path="/shop",
+        asgi_service_event_loop="asyncio",
+        asgi_service_log_format="json",
+        asgi_service_options={"ws_max_size": 5, "date_header": False, "h11_max_incomplete_event_size": 7, "server_header": True},
+    )["ExecStart"]
+    for words in (
+        "--limit-concurrency 100",
+        "--limit-max-requests 1000 --limit-max-requests-jitter 500",
+        "--root-path /shop",
+        "--loop asyncio",
+        "--ws-max-size 5",
+        "--no-date-header",
+        "--h11-max-incomplete-event-size 7",
+        "--server-header",
+        "--log-config /etc/shop/%i/logging.json",
+    ):
+        assert words in command
+    assert command.endswith("--app-dir /etc/shop/%i --factory asgi_entry:create")
+
+
+def test_hypercorn_s_limits_and_further_options_are_in_its_configuration(render: Render) -> None:
+    text = render(
+        "hypercorn.toml.j2",
+        asgi_service_event_loop="trio",
+        asgi_service_max_requests=1000,
+        asgi_service_max_requests_jitter=7,
+        asgi_service_root_path="/shop",
+        asgi_service_statsd="127.0.0.1:8125",
+        asgi_service_options={"websocket_ping_interval": 5, "include_server_header": False, "server_names": ["a.example"]},
+    )
+    found = tomllib.loads(text)
+    assert (found["worker_class"], found["max_requests"], found["max_requests_jitter"]) == ("trio", 1000, 7)
+    assert (found["root_path"], found["statsd_host"], found["statsd_prefix"]) == ("/shop", "127.0.0.1:8125", "shop")
+    assert (found["websocket_ping_interval"], found["include_server_header"], found["server_names"]) == (5, False, ["a.example"])
+
+
+def test_gunicorn_s_further_options_are_its_own_or_uvicorn_s(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModuleType("gunicorn.config")
+    vars(config).update(KNOWN_SETTINGS=[SimpleNamespace(name="limit_request_line"), SimpleNamespace(name="umask")])
+    monkeypatch.setitem(sys.modules, "gunicorn", ModuleType("gunicorn"))
+    monkeypatch.setitem(sys.modules, "gunicorn.config", config)
+    found = settings(
+        asgi_service_limit_concurrency=9,
+        asgi_service_root_path="/shop",
+        asgi_service_statsd="localhost:8125",
+        asgi_service_options={"limit_request_line": 1, "ws_max_size": 2, "date_header": False},
+    )
+    assert found["limit_request_line"] == 1
+    assert "ws_max_size" not in found
+    assert found["worker_class"].CONFIG_KWARGS == {
+        "loop": "auto",
+        "http": "auto",
+        "limit_concurrency": 9,
+        "root_path": "/shop",
+        "ws_max_size": 2,
+        "date_header": False,
+    }
+    assert (found["statsd_host"], found["statsd_prefix"]) == ("localhost:8125", "shop")
+    assert "statsd_host" not in settings()
+
+
+def test_a_worker_that_has_ended_is_taken_out_of_the_metrics(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    package, module = ModuleType("prometheus_client"), ModuleType("prometheus_client.multiprocess")
+    vars(module).update(mark_process_dead=ended.append)
+    vars(package).update(multiprocess=module)
+    monkeypatch.setitem(sys.modules, "prometheus_client", package)
+    settings()["child_exit"](None, SimpleNamespace(pid=4711))
+    assert ended == [4711]

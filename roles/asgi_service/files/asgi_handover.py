@@ -32,7 +32,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -184,6 +184,8 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
     ready_status: Sequence[int] = (200,)
     # Seconds over which a leaving worker closes its websockets, so that their clients do not all come back at once.
     websocket_close_window: float = 10.0
+    # Puts something around the application.
+    wrap: Callable[[Any], Any] = staticmethod(lambda app: app)
 
     def init_process(self) -> None:
         try:
@@ -200,7 +202,7 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
             sys.exit(1)
 
     async def _serve(self) -> None:
-        self.config.app = self.wsgi
+        self.config.app = self.wrap(self.wsgi)
         server = _HandoverServer(self)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)

@@ -1,36 +1,45 @@
-"""The application as hypercorn is to serve it behind nginx: with the client's address and the scheme that nginx says.
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The application as hypercorn is to serve it behind nginx.
 
-hypercorn has a middleware for this, which copies all of the scope for each request: also the application's state, of which most
-things (a database's pool, a lock) cannot be copied.
+hypercorn has a middleware for what nginx says of the client, which copies all of the scope for each request: also the application's
+state, of which most things (a database's pool, a lock) cannot be copied.
+
+It waits for open websockets as for requests, until its graceful timeout, and then drops them with 1011 (internal error). Here they
+are closed with 1012 as soon as a worker is told to stop.
+
+And when the first of its workers has ended, it ends the others by SIGTERM, in the middle of what they answer. Here they have none
+of that: they were told to stop before, and do so within the graceful timeout.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+import signal
+import sys
 from importlib import import_module
-from operator import attrgetter
 from typing import Any
 
-ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+# The slot's own copy is beside this file.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from asgi_entry import create
+
+application = create(forwarded=True)
 
 
-class Forwarded:
-    """Believes the headers X-Forwarded-For and X-Forwarded-Proto. Only nginx can connect, and it overwrites what clients send."""
+def say_farewell(module: Any) -> None:
+    """Make a worker close its websockets when it is told to stop. `module` is the event loop's, which looks for that event."""
+    told = module.check_multiprocess_shutdown_event
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    async def leave(event: Any, sleep: Any) -> None:
+        await told(event, sleep)
+        await application.farewell()
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] in ("http", "websocket"):
-            headers = dict(scope["headers"])
-            client = headers.get(b"x-forwarded-for", b"").decode("latin1").strip()
-            if client:
-                scope["client"] = (client, 0)
-            if headers.get(b"x-forwarded-proto") == b"https":
-                scope["scheme"] = "https" if scope["type"] == "http" else "wss"
-        await self.app(scope, receive, send)
+    module.check_multiprocess_shutdown_event = leave
 
 
-_module, _, _object = os.environ["ASGI_IMPORT_PATH"].partition(":")
-application = Forwarded(attrgetter(_object)(import_module(_module)))
+# Only workers get here.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+# hypercorn's worker imports the application before it looks for the event.
+say_farewell(import_module("hypercorn.trio.run" if os.environ.get("ASGI_EVENT_LOOP") == "trio" else "hypercorn.asyncio.run"))

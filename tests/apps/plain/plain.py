@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 
 VERSION = "1"
+LEAK: list[bytes] = []
 
 # A slow import, as real applications have it.
 time.sleep(float(os.environ.get("PLAIN_BOOT_SECONDS", "0")))
@@ -63,6 +65,17 @@ async def http(scope, receive, send):
         await answer(send, 200, {"client": scope.get("client"), "scheme": scope["scheme"], "headers": headers})
     elif path == "/environment":
         await answer(send, 200, {name: value for name, value in os.environ.items() if name.startswith("PLAIN_")})
+    elif path == "/log":
+        logging.getLogger("plain").info("asked for %s", scope["query_string"].decode())
+        try:
+            raise ValueError("on purpose")
+        except ValueError:
+            logging.getLogger("plain").exception("it failed")
+        await answer(send, 200, {"pid": os.getpid()})
+    elif path == "/leak":
+        # For a server that is to be killed for it.
+        LEAK.append(b"x" * (int(scope["query_string"]) << 20))
+        await answer(send, 200, {"pid": os.getpid()})
     elif path == "/slow":
         await asyncio.sleep(float(scope["query_string"] or b"1"))
         await answer(send, 200, {"version": VERSION, "pid": os.getpid()})

@@ -76,7 +76,7 @@ def venv(tmp_path: Path) -> Path:
     for name in (f"{SITE}/fastapi-1.0.dist-info", "bin"):
         (path / name).mkdir(parents=True)
     (path / "bin/python").symlink_to(os.path.realpath(sys.executable))
-    for name in ("gunicorn", "uvicorn", "hypercorn", "daphne"):
+    for name in ("gunicorn", "uvicorn", "hypercorn", "granian", "asgi_granian.py", "daphne"):
         (path / "bin" / name).write_text(f"#!{path}/bin/python\n{SERVER}")
         (path / "bin" / name).chmod(0o755)
         (tmp_path / f"{name}.py").write_text(SERVER)
@@ -155,6 +155,8 @@ signal.pause()
         (["{venv}/bin/gunicorn", "app:app"], "gunicorn"),
         (["{venv}/bin/uvicorn", "app:app"], "uvicorn"),
         (["{venv}/bin/python", "-m", "hypercorn"], "hypercorn"),
+        (["{venv}/bin/granian", "app:app"], "granian"),
+        (["{venv}/bin/python", "{venv}/bin/asgi_granian.py"], "granian"),
         (["{venv}/bin/daphne", "app:app"], "unknown"),
         # What is an argument is no server.
         (["{venv}/bin/daphne", "app:app", "gunicorn"], "unknown"),
@@ -355,6 +357,7 @@ def test_preloading_is_in_the_way(inputs: Files, start: Start, venv: Path) -> No
         ("hypercorn", 0, "", "single process"),
         ("hypercorn", 1, "", ""),
         ("gunicorn", 0, "", ""),
+        ("granian", 2, "", "after a fixed time"),
     ],
 )
 def test_what_a_server_makes_of_the_signal_can_be_in_the_way(
@@ -366,6 +369,28 @@ def test_what_a_server_makes_of_the_signal_can_be_in_the_way(
     found = obstacles(processes.identify(start(venv / "bin" / kind, "app:app", WORKERS=str(workers))), inputs)
     assert len(found) == (1 if said else 0)
     assert said in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "configured", "expected"),
+    [
+        (["-k", "asgi"], "", True),
+        (["--worker-class", "asgi"], "", True),
+        ([], 'worker_class = "asgi"', True),
+        ([], "worker_class = NativeWorker", True),
+        ([], "worker_class = HandoverWorker", False),
+        ([], "worker_class = classes.of('asgi')", False),
+        ([], "", False),
+        (["asgi"], "", False),
+    ],
+)
+def test_gunicorn_s_own_workers_for_asgi_are_in_the_way(
+    inputs: Files, start: Start, venv: Path, tmp_path: Path, arguments: list[str], configured: str, expected: bool
+) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(configured)
+    server = processes.identify(start(venv / "bin/gunicorn", *arguments, "app:app", WORKERS="1"))
+    assert processes.native_workers(server) is expected
+    assert ("worker class asgi" in "".join(obstacles(server, inputs))) is expected
 
 
 def test_every_reason_is_told(inputs: Files, start: Start, venv: Path) -> None:

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
-APPS = ("plain", "bare", "horn")
+APPS = ("plain", "bare", "horn", "gran", "native", "trio")
+JSON = ("plain", "bare", "gran", "native", "trio")
+
+# Says what a websocket of the live slot ends with when the slot is stopped, and how long the stop takes.
+STOP = """
+import asyncio, sys, time, websockets
+
+async def main(app, slot):
+    sockets = [await websockets.unix_connect(f"/run/{app}/live.sock", uri="ws://localhost/ws") for _ in range(4)]
+    begun = time.monotonic()
+    stop = await asyncio.create_subprocess_exec("systemctl", "restart", f"{app}@{slot}.service")
+    codes = set()
+    for websocket in sockets:
+        try:
+            while True:
+                await asyncio.wait_for(websocket.recv(), 25)
+        except websockets.ConnectionClosed:
+            codes.add(websocket.close_code)
+    print(*codes, time.monotonic() - begun < 10)
+    await stop.wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 
 
 def get(host: Host, app: str, path: str, *arguments: str) -> dict[str, Any]:
@@ -113,6 +137,126 @@ def test_a_profile_gives_what_the_host_carries(host: Host) -> None:
         workers = host.check_output(f"pgrep --count --parent {main} --full 'gunicorn|spawn_main'")
         # 512 MiB are room for four workers; and one alone could not be replaced.
         assert int(workers) == max(2, min(most, expected)), app
+
+
+def journal(host: Host, app: str) -> list[str]:
+    slot = host.check_output(f"readlink /opt/{app}/slots/live")
+    host.check_output("journalctl --sync")
+    return host.check_output(f"journalctl --quiet --output=cat --unit={app}@{slot}.service _TRANSPORT=stdout").splitlines()
+
+
+@pytest.mark.parametrize("app", JSON)
+def test_the_log_is_json_from_server_and_application(host: Host, app: str) -> None:
+    worker = get(host, app, "/log?tea", "--header 'X-Request-ID: 4711'")["pid"]
+    # What starts and reloads the server is not a part of it.
+    entries = [json.loads(line) for line in journal(host, app) if not re.match(r"\d+ (new )?workers", line)]
+    [asked] = [entry for entry in entries if entry["message"] == "asked for tea"][-1:]
+    assert (asked["level"], asked["logger"], asked["pid"], asked["request_id"]) == ("info", "plain", worker, "4711")
+    [failed] = [entry for entry in entries if entry["message"] == "it failed"][-1:]
+    assert failed["exception"].endswith("ValueError: on purpose")
+    assert {entry["logger"] for entry in entries} & {"gunicorn.error", "uvicorn.error", "hypercorn.error", "_granian"}
+    # nginx has an access log.
+    assert not [entry for entry in entries if "access" in entry["logger"]]
+
+
+def test_the_log_is_text_by_default(host: Host) -> None:
+    worker = get(host, "horn", "/log?tea", "--header 'X-Request-ID: 4711'")["pid"]
+    lines = journal(host, "horn")
+    assert f"[{worker}] [INFO] plain: asked for tea" in lines
+    assert lines[-1] == "ValueError: on purpose"
+
+
+def test_the_log_level_changes_by_a_reload(host: Host) -> None:
+    slot = host.check_output("readlink /opt/plain/slots/live")
+    host.check_output(f"sed -i 's/INFO/ERROR/g' /etc/plain/{slot}/gunicorn.conf.py")
+    host.check_output(f"systemctl reload plain@{slot}.service")
+    get(host, "plain", "/log?coffee")
+    assert not [line for line in journal(host, "plain") if "asked for coffee" in line]
+    host.check_output(f"sed -i 's/ERROR/INFO/g' /etc/plain/{slot}/gunicorn.conf.py")
+    host.check_output(f"systemctl reload plain@{slot}.service")
+    get(host, "plain", "/log?coffee")
+    assert [line for line in journal(host, "plain") if "asked for coffee" in line]
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_websockets_are_told_to_come_back(host: Host, app: str) -> None:
+    slot = host.check_output(f"readlink /opt/{app}/slots/live")
+    script = base64.b64encode(STOP.encode()).decode()
+    told = host.run(f"echo {script} | base64 --decode | /srv/plain/.venv/bin/python - {app} {slot}")
+    # granian sends no code, which clients see as 1005.
+    assert told.stdout.split() == ["1005" if app == "gran" else "1012", "True"], told.stderr
+
+
+def test_the_metrics_of_an_earlier_process_are_never_counted(host: Host) -> None:
+    slot = host.check_output("readlink /opt/native/slots/live")
+    host.check_output(f"touch /run/native/{slot}/metrics/gauge_live_1.db")
+    host.check_output(f"systemctl restart native@{slot}.service")
+    assert host.file(f"/run/native/{slot}/metrics").listdir() == []
+
+
+def test_shared_directories_are_the_service_s(host: Host) -> None:
+    for path in ("media", "media/public"):
+        directory = host.file(f"/var/lib/native/{path}")
+        assert (directory.user, directory.is_directory) == ("keeper", True)
+
+
+def test_a_leak_ends_the_worker_and_not_the_service(host: Host) -> None:
+    slot = host.check_output("readlink /opt/bare/slots/live")
+    assert host.check_output(f"systemctl show --property=MemoryMax --value bare@{slot}.service") == str(512 << 20)
+    leak = "curl --silent --unix-socket /run/bare/live.sock 'http://localhost/leak?100'"
+    killed = [host.run(leak).rc for _ in range(20)]
+    assert 52 in killed, "nobody was killed"
+    # The others serve on, and the killed ones are replaced.
+    assert get(host, "bare", "/", "--max-time 20")["pid"]
+    host.check_output("journalctl --sync")
+    said = host.check_output(f"journalctl --quiet --output=cat --unit=bare@{slot}.service")
+    # systemd's words with control groups of version 2, uvicorn's with both.
+    assert "killed by the OOM killer" in said or re.search(r"Child process \[\d+\] died", said)
+    # If it was the master, systemd starts it again.
+    host.check_output(f"timeout 30 sh -c 'until systemctl --quiet is-active bare@{slot}.service; do sleep 0.2; done'")
+
+
+def test_two_applications_on_one_host_do_not_touch_each_other(host: Host) -> None:
+    """One is stopped altogether; the others have their sockets, slices, directories and processes as before."""
+    slot = host.check_output("readlink /opt/trio/slots/live")
+    others = [app for app in APPS if app != "trio"]
+    before = {app: host.check_output(f"systemctl show --property=MainPID --value {app}@blue {app}@green") for app in others}
+    host.check_output(f"systemctl stop trio@{slot}.socket trio@{slot}.service asgi-trio.slice")
+    assert not host.file(f"/run/trio/{slot}").exists
+    assert host.run("curl --silent --unix-socket /run/trio/live.sock http://localhost/").rc != 0
+    for app in others:
+        assert get(host, app, "/")["pid"]
+        assert host.check_output(f"systemctl show --property=MainPID --value {app}@blue {app}@green") == before[app]
+        live = host.check_output(f"readlink /opt/{app}/slots/live")
+        shown = host.check_output(f"systemctl show --property=Slice,RuntimeDirectory,StateDirectory {app}@{live}.service")
+        assert all(line.partition("=")[2].startswith((app, f"asgi-{app}.slice")) for line in shown.splitlines()), shown
+    host.check_output(f"systemctl start trio@{slot}.socket trio@{slot}.service")
+
+
+def test_an_option_that_the_server_does_not_have_is_refused_and_put_back(host: Host, apply_roles: Any) -> None:
+    before = host.check_output("sha256sum /etc/*/next/*")
+    for app, server, options, meant in (
+        ("gran", "granian", {"runtime_treads": 1}, "runtime_threads"),
+        ("horn", "hypercorn", {"websocket_ping_intervall": 1}, "websocket_ping_interval"),
+        ("bare", "uvicorn", {"ws_ping_intervals": 1}, "ws_ping_interval"),
+        ("plain", "gunicorn", {"limit_request_lines": 1}, "limit_request_line"),
+    ):
+        variables = {
+            "asgi_service_app": app,
+            "asgi_service_import_path": "plain:app",
+            "asgi_service_user": "keeper",
+            "asgi_service_virtualenv": "/srv/plain/.venv",
+            "asgi_service_directory": "/srv/plain",
+            "asgi_service_server": server,
+            "asgi_service_options": options,
+        }
+        done = apply_roles(["asgi_service"], variables, f"--limit={host.backend.get_hostname()}")
+        said = done.stdout + done.stderr
+        assert done.returncode != 0
+        assert f"asgi_service_options has {next(iter(options))}, but {server} has no option of this name" in said
+        assert f"did you mean {meant}" in said
+    settings = [line for line in host.check_output("sha256sum /etc/*/next/*").splitlines() if not line.endswith("/env")]
+    assert settings == [line for line in before.splitlines() if not line.endswith("/env")]
 
 
 def test_the_sandbox_holds_from_inside(host: Host) -> None:

@@ -1,0 +1,120 @@
+"""What the role puts between a server and an application."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[2] / "roles/asgi_service/files/asgi_entry.py"
+
+Messages = list[dict[str, Any]]
+
+
+@pytest.fixture
+def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    spec = importlib.util.spec_from_file_location("asgi_entry", PATH)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+
+
+def record(**more: Any) -> logging.LogRecord:
+    given = {"name": "shop", "levelno": 20, "levelname": "INFO", "msg": "%d of %s", "args": (2, "tea"), "process": 7, "created": 0.5}
+    return logging.makeLogRecord(given | more)
+
+
+def test_an_entry_is_one_line_of_json(entry: ModuleType) -> None:
+    line = entry.JsonFormatter().format(record(order=4711, path=Path("/tmp")))
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "1970-01-01T00:00:00.500+00:00",
+        "level": "info",
+        "logger": "shop",
+        "message": "2 of tea",
+        "pid": 7,
+        "order": 4711,
+        "path": "/tmp",
+    }
+
+
+def test_a_traceback_is_in_it(entry: ModuleType) -> None:
+    try:
+        raise ValueError("on purpose\n}")
+    except ValueError:
+        line = entry.JsonFormatter().format(record(exc_info=sys.exc_info(), stack_info="Stack:\n  here"))
+    assert "\n" not in line
+    found = json.loads(line)
+    assert found["exception"].startswith("Traceback")
+    assert found["exception"].endswith("ValueError: on purpose\n}")
+    assert found["stack"] == "Stack:\n  here"
+
+
+def test_what_came_in_cannot_take_the_place_of_what_is_known(entry: ModuleType) -> None:
+    assert json.loads(entry.JsonFormatter().format(record(level="forged", time="never")))["level"] == "info"
+
+
+def test_each_request_has_its_own_id(entry: ModuleType) -> None:
+    seen: dict[str, str] = {}
+
+    async def app(scope: dict[str, Any], _receive: object, _send: object) -> None:
+        await asyncio.sleep(0)
+        seen[scope["path"]] = json.loads(entry.JsonFormatter().format(record())).get("request_id", "none")
+
+    async def main() -> None:
+        wrapped = entry.Entry(app)
+        scopes = [{"type": "http", "path": name, "headers": [(b"x-request-id", name.encode())]} for name in ("a", "b")]
+        await asyncio.gather(*(wrapped(scope, None, None) for scope in [*scopes, {"type": "http", "path": "c", "headers": []}]))
+        assert entry.request_id.get() == ""
+
+    asyncio.run(main())
+    assert seen == {"a": "a", "b": "b", "c": "none"}
+
+
+def test_websockets_are_closed_with_a_code_and_only_those_that_are_open(entry: ModuleType) -> None:
+    sent: dict[str, Messages] = {}
+    go_on = asyncio.Event()
+
+    async def app(scope: dict[str, Any], _receive: object, send: Any) -> None:
+        if scope["path"] in ("open", "closed"):
+            await send({"type": "websocket.accept"})
+        if scope["path"] == "closed":
+            await send({"type": "websocket.close", "code": 1000})
+        await go_on.wait()
+        # After the farewell: to a closed connection, and a new one.
+        await send({"type": "websocket.send", "text": "late"} if scope["path"] == "open" else {"type": "websocket.accept"})
+
+    async def main() -> None:
+        wrapped = entry.Entry(app)
+
+        def ask(path: str) -> Any:
+            sent[path] = []
+
+            async def send(message: dict[str, Any]) -> None:
+                sent[path].append(message)
+
+            return wrapped({"type": "websocket", "path": path, "headers": []}, None, send)
+
+        tasks = [asyncio.create_task(ask(path)) for path in ("open", "closed", "waiting")]
+        await asyncio.sleep(0.01)
+        await wrapped.farewell()
+        assert [message["type"] for message in sent["waiting"]] == []
+        go_on.set()
+        await asyncio.gather(*tasks)
+        assert wrapped.websockets == set()
+
+    asyncio.run(main())
+    assert [message.get("code") for message in sent["open"]] == [None, 1012]
+    assert [message.get("code") for message in sent["closed"]] == [None, 1000]
+    assert [message.get("code") for message in sent["waiting"]] == [None, 1012]
