@@ -11,6 +11,8 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
+from .logs import readable
+
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
@@ -72,8 +74,8 @@ class Systemd:
         return []
 
     def journal(self, unit: str, since: float, lines: int = 80) -> str:
-        """Return the last lines that a unit logged since a time (in seconds), the oldest first."""
+        """Return the last lines that a unit logged since a time (in seconds), the oldest first, as text for people."""
         # The end of a process can be known before journald has read its last words.
         self._run(["journalctl", "--sync"])
         command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit}", f"--since=@{int(since)}"]
-        return self._run(command).stdout.strip()
+        return readable(self._run(command).stdout.strip())
