@@ -28,6 +28,15 @@ from harness import NAME, ROOT, Host, in_thread
 QUIET = 3.0
 STEADY = "steady state"
 BROKEN = ("import", "lifespan", "ready", "hang")
+# Besides gunicorn with the hand-over worker: what to call it, the server, how many workers, and what else is set.
+SERVERS: tuple[tuple[str, str, int, dict[str, str]], ...] = (
+    ("uvicorn", "uvicorn", 1, {}),
+    ("uvicorn", "uvicorn", 4, {}),
+    ("hypercorn", "hypercorn", 4, {}),
+    ("hypercorn and Trio", "hypercorn", 4, {"asgi_service_event_loop": "trio"}),
+    ("granian", "granian", 4, {}),
+    ("gunicorn's own workers", "gunicorn", 4, {"asgi_service_worker_class": "asgi"}),
+)
 # What the picture shows, and into how many moments it divides each measurement.
 PICTURED = (
     "recipe: systemctl reload",
@@ -200,13 +209,17 @@ class Bench:
         code = host.execute("systemctl show --property=WorkingDirectory --value recipe").strip() + "/plain.py"
         host.execute(f'sed -i \'s/"PLAIN_BROKEN") == "import"/"HOME") != ""/\' {code}')
         await self.measure("recipe: reload, broken (import)", recipe, 1, lambda _: self.recipe("systemctl reload recipe", 8))
-        for server, workers in (("uvicorn", 1), ("uvicorn", 4), ("hypercorn", 4)):
-            host.settings(asgi_service_server=server, asgi_service_workers=workers)
+        for name, server, workers, settings in SERVERS:
+            host.settings(asgi_service_server=server, asgi_service_workers=workers, **settings)
             await self.roll_out("two", workers=workers)(0)
             # A single one is the main process itself.
             host.settled(workers if workers > 1 else 0)
-            name = f"ours: rollout, {server} with {workers} worker{'s' if workers > 1 else ''}"
-            await self.measure(name, ours, 3, self.roll_out("one", "two", workers=workers))
+            await self.measure(
+                f"ours: rollout, {name} with {workers} worker{'s' if workers > 1 else ''}",
+                ours,
+                3,
+                self.roll_out("one", "two", workers=workers),
+            )
 
 
 def table(methods: list[dict[str, Any]]) -> str:

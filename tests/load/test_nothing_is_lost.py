@@ -145,6 +145,25 @@ def test_a_crash_in_the_bake_time(host: Host) -> None:
     host.settled()
 
 
+def test_a_killed_master(host: Host) -> None:
+    """Nobody is refused: who comes waits in the socket's queue until there is a server again. Lost is what the workers held."""
+    unit = f"plain@{host.slot()}.service"
+    main = host.execute(f"systemctl show --property=MainPID --value {unit}")
+
+    async def act() -> None:
+        await in_thread(host.execute, f"systemctl kill --kill-whom=main --signal=KILL {unit}")
+        await asyncio.sleep(8)
+
+    record = under_load(host, act, websockets=0)
+    # 16 clients had at most one request each there; those that may be repeated were.
+    assert sum(record.failed().values()) <= 8, record.failed()
+    assert all(kind.startswith("POST") for kind in record.failed()), record.failed()
+    # It took systemd's pause and a boot.
+    assert record.longest() < 10
+    assert host.execute(f"systemctl show --property=MainPID --value {unit}") != main
+    host.settled()
+
+
 def test_a_failing_ready_check_in_the_bake_time(host: Host) -> None:
     """The new release loses its database after it became live, and answers all else as before."""
     live, slot = host.live(), host.slot()
