@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,11 @@ class Target:
         return self.markers["python_version"]
 
     @property
+    def release(self) -> str:
+        """The full version in numbers alone: pip and uv know nothing of candidates here."""
+        return re.sub(r"[^0-9.].*", "", self.markers["python_full_version"])
+
+    @property
     def machine(self) -> str:
         return self.markers["platform_machine"]
 
@@ -73,11 +79,11 @@ class Target:
     def for_pip(self) -> list[str]:
         """Return the options that make pip choose for the host."""
         digits = "".join(self.version.split("."))
-        options = ["--implementation=cp", f"--python-version={self.markers['python_full_version']}", f"--abi=cp{digits}"]
+        options = ["--implementation=cp", f"--python-version={self.release}", f"--abi=cp{digits}"]
         return options + [f"--platform={each}" for each in self.platforms()]
 
     def for_uv(self) -> list[str]:
         """Return the options that make uv choose for the host."""
         minor = max(each for each in _OF_UV if each <= max(self.minor_of_libc, _OF_UV[0]))
         libc = f"manylinux_2_{minor}" if self.libc else "unknown-linux-musl"
-        return [f"--python-version={self.markers['python_full_version']}", f"--python-platform={self.machine}-{libc}"]
+        return [f"--python-version={self.release}", f"--python-platform={self.machine}-{libc}"]

@@ -43,3 +43,7 @@ def test_the_platform_has_the_names_of_pip_and_of_uv(libc: str, machine: str, fi
 def test_old_wheels_are_for_the_host_too() -> None:
     assert {"manylinux2014_x86_64", "manylinux1_x86_64", "manylinux_2_17_x86_64"} <= set(target().platforms())
     assert "manylinux1_aarch64" not in target(machine="aarch64").platforms()
+
+
+def test_a_candidate_s_wheels_are_those_of_the_release() -> None:
+    assert "--python-version=3.14.0" in target(version="3.14.0rc2").for_pip()
