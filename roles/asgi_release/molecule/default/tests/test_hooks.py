@@ -48,7 +48,7 @@ def role(source: Path, **variables: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two(host: Host, play: Play, source: Path) -> subprocess.CompletedProcess[str]:
     """Two releases, one after the other, and each of them again."""
-    host.check_output(f"mkdir -p {SITE}/releases")
+    host.check_output(f"rm -rf {SITE}; mkdir -p {SITE}/releases")
     done = None
     for version in ("1", "2"):
         (source / "VERSION").write_text(version, encoding="utf-8")

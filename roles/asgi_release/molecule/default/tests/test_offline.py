@@ -148,6 +148,7 @@ def test_check_mode_says_which_packages_would_change(host: Host, play: Play, whe
     links = "mkdir -p blue; ln -sfn blue live; ln -sfn {{ asgi_release_path }} blue/release"
     live = {"ansible.builtin.shell": f"mkdir -p /opt/diff/slots; cd /opt/diff/slots; {links}"}
     own = {"asgi_release_wheelhouse": str(wheels)}
+    host.check_output("rm -rf /opt/diff")
     done = play(me, [directory("diff"), role("diff", old, "main:app", **own), live])
     assert done.returncode == 0, done.stdout + done.stderr
     change = role("diff", new, "main:app", **own)
