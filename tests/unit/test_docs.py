@@ -18,7 +18,8 @@ INVENTORIES = sorted(path for folder in ("examples/inventories", "playbooks/inve
 ROLES = sorted(path.name for path in (ROOT / "roles").glob("asgi_*"))
 
 # Set by the user for all roles together, or for the playbooks.
-SHARED = {"asgi_app", "asgi_shared", "asgi_source", "asgi_import_path", "asgi_domain", "asgi_hosts", "asgi_rollback_to"}
+SHARED = {"asgi_app", "asgi_shared", "asgi_source", "asgi_import_path", "asgi_domain"}
+SHARED |= {"asgi_hosts", "asgi_serial", "asgi_max_fail_percentage", "asgi_rollback_to"}
 # Facts that a role leaves behind, a file, and what nginx calls an application named shop.
 FOUND = {"asgi_release_id", "asgi_release_path", "asgi_handover", "asgi_shop"}
 
