@@ -46,6 +46,11 @@ options:
       target:
         description: What the link points to, taken literally. Required for O(files[].state=link).
         type: str
+      purge:
+        description:
+          - For O(files[].state=directory), a pattern such as C(*.conf). Files in the directory whose names match it are removed, unless
+            they are entries themselves.
+        type: str
       owner:
         description: User name or numeric ID. Not used for links.
         type: str
@@ -145,6 +150,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -330,6 +336,7 @@ def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[E
     """Return what is to be replaced by what, and the diff of it. Raises FilesError for what cannot be done."""
     wanted = [wanted_entry(spec, check_mode) for spec in specs]
     paths = [entry.path for entry in wanted]
+    wanted += [Entry(path, "absent") for path in superfluous(specs) if path not in paths]
     for path in paths:
         if paths.count(path) > 1:
             raise FilesError(f"path '{path}' is named twice")
@@ -348,6 +355,17 @@ def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[E
             plan.append((old, new))
             diff.extend(found)
     return plan, diff
+
+
+def superfluous(specs: list[dict[str, Any]]) -> list[str]:
+    """Return the files that match the patterns of directories, whether or not they are wanted."""
+    found = []
+    for spec in specs:
+        if spec["state"] == "directory" and spec["purge"] and os.path.isdir(spec["path"]):
+            with os.scandir(spec["path"]) as entries:
+                files = [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
+            found += sorted(entry.path for entry in files if fnmatch(entry.name, spec["purge"]))
+    return found
 
 
 def put_back(done: list[Entry]) -> tuple[list[str], str]:
@@ -421,6 +439,7 @@ def main() -> None:
                     "state": {"type": "str", "default": "file", "choices": ["file", "directory", "link", "absent"]},
                     "content": {"type": "str"},
                     "target": {"type": "str"},
+                    "purge": {"type": "str"},
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "raw"},

@@ -76,6 +76,14 @@ async def http(scope, receive, send):
         # For a server that is to be killed for it.
         LEAK.append(b"x" * (int(scope["query_string"]) << 20))
         await answer(send, 200, {"pid": os.getpid()})
+    elif path == "/credentials":
+        folder = os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        found = {}
+        for name in names:
+            with open(os.path.join(folder, name), encoding="utf-8") as stream:
+                found[name] = stream.read()
+        await answer(send, 200, found)
     elif path == "/slow":
         await asyncio.sleep(float(scope["query_string"] or b"1"))
         await answer(send, 200, {"version": VERSION, "pid": os.getpid()})

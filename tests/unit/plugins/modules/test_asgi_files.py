@@ -67,6 +67,25 @@ def test_a_tree_is_made_in_one_call_and_found_unchanged_by_the_next(files: Files
     assert {path: path.lstat().st_ino for path in tmp_path.rglob("*")} == inodes
 
 
+def test_files_that_match_a_directory_s_pattern_and_are_not_wanted_go(files: Files, tmp_path: Path) -> None:
+    for name in ("credential.old", "credential.kept", "env"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "credential.d").mkdir()
+    entries = (
+        {"path": tmp_path, "state": "directory", "purge": "credential.*"},
+        {"path": tmp_path / "credential.kept", "content": "new"},
+    )
+    assert files(*entries, check=True)["changed"] is True
+    assert (tmp_path / "credential.old").exists()
+    assert files(*entries, validate=REFUSE)["failed"] is True
+    assert (tmp_path / "credential.old").read_text() == "credential.old", "put back"
+    assert str(tmp_path / "credential.old") in files(*entries)["changed_paths"]
+    assert sorted(os.listdir(tmp_path)) == ["credential.d", "credential.kept", "env"]
+    assert files(*entries)["changed"] is False
+    # A directory that is not there yet has nothing in it.
+    assert files({"path": tmp_path / "new", "state": "directory", "purge": "*"})["changed"] is True
+
+
 def test_the_umask_has_no_say_in_the_mode(files: Files, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:

@@ -84,6 +84,21 @@ def test_secrets_are_for_the_service_only(host: Host) -> None:
     assert (environment.user, environment.group, environment.mode) == ("root", "keeper", 0o640)
 
 
+def test_credentials_are_files_for_the_service_only(host: Host) -> None:
+    assert get(host, "plain", "/credentials") == {"database_password": 'known to "few" $only', "token": "two\nlines\n"}
+    slot = host.check_output("readlink /opt/plain/slots/live")
+    assert "few" not in host.check_output(f"systemctl show plain@{slot}.service && systemctl cat plain@{slot}.service")
+    places = sorted(host.check_output("grep --recursive --files-with-matches 'known to' /etc /run /opt/plain").split())
+    assert places == sorted(
+        [f"/etc/plain/{part}/credential.database_password" for part in ("next", slot)]
+        + [f"/run/credentials/plain@{slot}.service/database_password"]
+    )
+    for path in (f"/etc/plain/{slot}/credential.token", f"/run/credentials/plain@{slot}.service/token"):
+        for user in ("nobody", "www-data"):
+            assert host.run(f"runuser -u {user} -- cat {path}").rc != 0
+    assert host.file(f"/etc/plain/{slot}/credential.token").mode == 0o600
+
+
 def test_the_exposure_is_at_most_1_3(host: Host) -> None:
     slot = host.check_output("readlink /opt/plain/slots/live")
     verdict = host.check_output(f"systemd-analyze security --no-pager plain@{slot}.service | tail -n 1")
@@ -309,10 +324,14 @@ def test_a_changed_environment_goes_live_through_the_other_slot(host: Host, appl
         "asgi_service_user": "keeper",
         "asgi_service_virtualenv": "/srv/plain/.venv",
         "asgi_service_directory": "/srv/plain",
-        "asgi_service_environment": {"PLAIN_SECRET": "another"},
+        "asgi_service_environment": {"PLAIN_SECRET": "another-4711"},
+        "asgi_service_credentials": {"database_password": "one-more-4711"},
     }
     done = apply_roles(["asgi_service"], variables, f"--limit={host.backend.get_hostname()}", "--diff", "-vvv")
     assert done.returncode == 0, done.stdout
-    assert "another" not in done.stdout
+    said = done.stdout + done.stderr
+    assert not [secret for secret in ("another-4711", "one-more-4711", "horse", "known to") if secret in said]
     assert host.check_output("readlink /opt/plain/slots/live") == "green"
-    assert get(host, "plain", "/environment") == {"PLAIN_SECRET": "another"}
+    assert get(host, "plain", "/environment") == {"PLAIN_SECRET": "another-4711"}
+    assert get(host, "plain", "/credentials") == {"database_password": "one-more-4711"}
+    assert not host.file("/etc/plain/next/credential.token").exists
