@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +16,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, argv
 from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     LOCKS,
     Pinned,
@@ -50,8 +50,6 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.wheelhouse import W
 # Part of every ID. To be raised when the same source is to be built in another way.
 _RECIPE = "2"
 
-# Words that stand for something only in a shell.
-_OF_A_SHELL = frozenset(["&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"])
 _RELATIVE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*\Z")
 
 # All that a directory has which is to be empty.
@@ -280,25 +278,10 @@ class Plan:
 
 def commands(name: str, given: Any) -> list[list[str]]:
     """Return commands as lists of arguments. Raises SourceError, with the variable's name, for what is none."""
-    found = []
-    for command in given if isinstance(given, list) else [given]:
-        try:
-            words = shlex.split(command) if isinstance(command, str) else command
-        except ValueError as error:
-            raise SourceError(
-                f"asgi_release_{name} has {command!r}, which cannot be split into words: {error}. Close the quote."
-            ) from error
-        if not isinstance(words, list) or not words or not all(isinstance(word, str | int | float) for word in words) or not str(words[0]):
-            raise SourceError(f"asgi_release_{name} has {command!r}. Write a command as one line, or as a list of its words.")
-        if any("\0" in str(word) for word in words):
-            raise SourceError(f"asgi_release_{name} has {command!r}, with a character that no argument can have. Leave it out.")
-        if isinstance(command, str) and _OF_A_SHELL & set(words):
-            raise SourceError(
-                f"asgi_release_{name} has {command!r}, which only a shell understands, and there is none. Make it several commands, or "
-                "write [sh, -c, COMMAND]."
-            )
-        found.append([str(word) for word in words])
-    return found
+    try:
+        return [argv(command) for command in (given if isinstance(given, list) else [given])]
+    except CommandError as error:
+        raise SourceError(f"asgi_release_{name}: {error}") from error
 
 
 def relative_paths(name: str, paths: list[str]) -> list[str]:

@@ -26,6 +26,8 @@ _SERVER_ONLY = re.compile(
     r"(Type|NotifyAccess|Exec\w+|KillMode|Timeout\w+|Restart\w*|SuccessExitStatus|Watchdog\w+|Runtime\w+Sec|Sockets)="
 )
 _LINES = 500
+# Words that stand for something only in a shell.
+_OF_A_SHELL = frozenset(["&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"])
 
 
 class CommandError(Exception):
@@ -56,12 +58,19 @@ class Surroundings:
 def argv(command: object) -> list[str]:
     """Return the words of a command that is a list of words, or a text that is split as a shell would. Raises CommandError for none."""
     try:
-        words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command] if isinstance(command, list) else []
+        words = shlex.split(command) if isinstance(command, str) else command
     except ValueError as error:
-        raise CommandError(f"{command!r} is not a command: {error}") from None
-    if not words or not words[0]:
-        raise CommandError(f"{command!r} is not a command. Give a text such as 'alembic upgrade head', or a list of words.")
-    return words
+        raise CommandError(f"the command {command!r} cannot be split into words: {error}. Close the quote.") from None
+    if not isinstance(words, list) or not words or not all(isinstance(word, str | int | float) for word in words) or not str(words[0]):
+        raise CommandError(f"{command!r} is not a command. Write it as one line, or as a list of its words.")
+    if any("\0" in str(word) for word in words):
+        raise CommandError(f"the command {command!r} has a character that no argument can have. Leave it out.")
+    if isinstance(command, str) and _OF_A_SHELL & set(words):
+        raise CommandError(
+            f"the command {command!r} is one that only a shell understands, and there is none. Make it several commands, or write "
+            "[sh, -c, COMMAND]."
+        )
+    return [str(word) for word in words]
 
 
 def quoted(argument: str) -> str:

@@ -192,7 +192,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown extra": ({"extras": ["fast"]}, "asgi_release_extras names fast"),
     "an unknown group": ({"groups": ["prod"]}, "asgi_release_groups names prod"),
     "a server that is too old": ({"lock": "old.txt"}, "gunicorn 21.2.0, and 22 or later is needed"),
-    "a command with a quote left open": ({"after_build": ["sh -c 'true"]}, "asgi_release_after_build has.*Close the quote"),
+    "a command with a quote left open": ({"after_build": ["sh -c 'true"]}, "asgi_release_after_build.*Close the quote"),
     "a command for a shell": ({"before_build": ["npm ci && npm run build"]}, r"asgi_release_before_build.*\[sh, -c, COMMAND\]"),
     "an empty command": ({"before_build": [""]}, "asgi_release_before_build.*list of its words"),
     "a command that is a mapping": ({"after_build": [{"cmd": "true"}]}, "asgi_release_after_build.*list of its words"),

@@ -118,10 +118,20 @@ def test_commands_are_texts_or_lists(command: object, expected: list[str]) -> No
     assert argv(command) == expected
 
 
-@pytest.mark.parametrize("command", ["", "   ", [], [""], {"a": 1}, 5, None, "'open"])
+@pytest.mark.parametrize("command", ["", "   ", [], [""], {"a": 1}, 5, None, [["a"]]])
 def test_what_is_no_command_is_refused(command: object) -> None:
     with pytest.raises(CommandError, match="is not a command"):
         argv(command)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("'open", "Close the quote"), ("npm ci && npm run build", "only a shell"), (["a\0b"], "no argument can have")],
+)
+def test_what_no_program_can_be_given_is_refused(command: object, said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        argv(command)
+    assert argv(["sh", "-c", "a && b"]) == ["sh", "-c", "a && b"]
 
 
 class Recorded:

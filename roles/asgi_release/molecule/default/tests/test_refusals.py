@@ -32,7 +32,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "group": ({"asgi_release_groups": ["--all"]}, ["asgi_release_groups", "--all"]),
     "groups": ({"asgi_release_groups": {"a": "b"}}, ["asgi_release_groups", "list"]),
     "unknown_extra": ({"asgi_release_extras": ["fast"]}, ["asgi_release_extras names fast"]),
-    "shell": ({"asgi_release_after_build": ["npm ci && npm run build"]}, ["asgi_release_after_build", "which only a shell"]),
+    "shell": ({"asgi_release_after_build": ["npm ci && npm run build"]}, ["asgi_release_after_build", "only a shell"]),
     "quote": ({"asgi_release_before_build": ["sh -c 'true"]}, ["asgi_release_before_build", "Close the quote"]),
     "no_words": ({"asgi_release_after_build": [[]]}, ["asgi_release_after_build", "a list of its words"]),
     "command_text": ({"asgi_release_after_build": {"run": "true"}}, ["asgi_release_after_build", "list"]),

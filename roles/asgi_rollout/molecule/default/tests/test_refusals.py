@@ -30,7 +30,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "migrate_empty": ({"asgi_rollout_migrate": [""]}, "asgi_rollout_migrate"),
     "before_mapping": ({"asgi_rollout_before_activate": [{"cmd": "true"}]}, "asgi_rollout_before_activate"),
     "after_number": ({"asgi_rollout_after_activate": [5]}, "asgi_rollout_after_activate"),
-    "after_open_quote": ({"asgi_rollout_after_activate": ["echo 'open"]}, "is not a command"),
+    "after_open_quote": ({"asgi_rollout_after_activate": ["echo 'open"]}, "Close the quote"),
     "command_timeout": ({"asgi_rollout_command_timeout": 0}, "asgi_rollout_command_timeout"),
     "boot_timeout": ({"asgi_rollout_boot_timeout": "soon"}, "asgi_rollout_boot_timeout"),
     "drain_timeout": ({"asgi_rollout_drain_timeout": -1}, "asgi_rollout_drain_timeout"),
