@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        match self.path:
+        match self.path.partition("?")[0]:
             case "/missing":
                 self.answer(404, {})
             case "/moved":

@@ -144,6 +144,32 @@ def test_slow_client(client: Client) -> None:
         assert 0.5 < time.monotonic() - start < 5
 
 
+def test_slow_body(client: Client) -> None:
+    with client.tls() as tls:
+        tls.sendall(f"POST / HTTP/1.1\r\nHost: {SHOP}\r\nContent-Length: 1000\r\n\r\nx".encode())
+        start = time.monotonic()
+        assert tls.recv(4096)[:12] in (b"", b"HTTP/1.1 408")
+        assert 0.5 < time.monotonic() - start < 5
+
+
+def test_connections_of_one_address(client: Client) -> None:
+    with client.tls() as tls:
+        # It takes a second to answer.
+        tls.sendall(f"GET /stream HTTP/1.1\r\nHost: {SHOP}\r\nConnection: close\r\n\r\n".encode())
+        answer = client.ask("/stream")
+        assert (answer.status, answer.headers["Strict-Transport-Security"]) == (429, HSTS)
+        assert tls.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("method", "tries"), [("GET", "502, 502"), ("POST", "502")])
+def test_only_what_can_be_repeated_is_asked_twice(host: Host, client: Client, method: str, tries: str) -> None:
+    """The application closes the connection instead of answering."""
+    path = f"/broken?{method}"
+    assert client.ask(path, method=method).status == 502
+    lines = [json.loads(line) for line in host.file("/var/log/nginx/shop.access.log").content_string.splitlines()]
+    assert {line["upstream_status"] for line in lines if line["uri"] == path} == {tries}
+
+
 def test_oversized_header(client: Client) -> None:
     answer = client.ask("/", {"X-Large": "x" * 9000})
     assert answer.status == 400
