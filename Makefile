@@ -47,7 +47,7 @@ load: ## The short form of the benchmark: under load no deployment costs a reque
 	@tools/test load
 
 bench: setup ## The benchmark behind the figures in the documentation
-	@. tools/env.sh && python tests/load/bench.py
+	@. tools/env.sh && python tests/load/bench.py && python tests/load/bench_nginx.py
 
 smoke: ## The built tarball, installed and used as a user would, with the oldest supported ansible-core
 	@tools/test smoke
