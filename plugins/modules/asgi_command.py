@@ -60,8 +60,8 @@ attributes:
     description: Says whether the commands would be run.
     support: full
   diff_mode:
-    description: What commands do is not known.
-    support: none
+    description: Names the commands. What they do is not known.
+    support: full
   idempotent:
     description: With O(once).
     support: partial
@@ -101,6 +101,7 @@ output:
 """
 
 import os
+import shlex
 import time
 from typing import Any
 
@@ -187,14 +188,15 @@ def main() -> None:
         commands = [argv(command) for command in params["commands"]]
         if params["once"] and has_run(read_history(layout.history), os.path.basename(params["release"]), commands):
             module.exit_json(changed=False, commands=done)
+        diff = {"prepared": "".join(f"run: {shlex.join(command)}\n" for command in commands)}
         if module.check_mode:
-            module.exit_json(changed=bool(commands), commands=done)
+            module.exit_json(changed=bool(commands), commands=done, diff=diff)
         (run_once if params["once"] else run)(params, layout, systemd, done)
     except CommandError as error:
         module.fail_json(msg=str(error), output=error.output, commands=done)
     except (LockedError, UnitError, OSError) as error:
         module.fail_json(msg=to_native(error), commands=done)
-    module.exit_json(changed=bool(commands), commands=done)
+    module.exit_json(changed=bool(commands), commands=done, diff=diff)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,15 @@ def user(tarball: Path, oldest: Path, tmp_path_factory: pytest.TempPathFactory) 
     return user
 
 
+def test_within_a_checkout_it_is_installed_for_the_user(user: User, tarball: Path) -> None:
+    """As README.md tells it; the repository's own settings must not catch it."""
+    home = user.folder / "home"
+    home.mkdir()
+    without = {name: value for name, value in user.environment.items() if name not in ("ANSIBLE_COLLECTIONS_PATH", "ANSIBLE_HOME")}
+    run("ansible-galaxy", "collection", "install", "--offline", "--no-deps", tarball, cwd=ROOT, env=without | {"HOME": str(home)})
+    assert (home / ".ansible/collections/ansible_collections/steadfast/asgi/MANIFEST.json").is_file()
+
+
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
     run(ROOT / "tools" / "start-host", HOST, "steadfast-asgi-test:debian12")

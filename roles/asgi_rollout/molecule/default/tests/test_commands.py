@@ -174,3 +174,12 @@ def test_a_command_by_hand(hosts: list[Host], tmp_path: Path) -> None:
     assert done.returncode == 0, words(done)
     assert words(done).count("told by by hand") == 2
     assert [told(host)[-1].partition("|")[0] for host in hosts] == ["by hand", "by hand"]
+
+
+def test_each_host_migrates_its_own_database_where_that_is_asked_for(hosts: list[Host], deploy: Deploy) -> None:
+    before = [len(told(host)) for host in hosts]
+    done = deploy("4", asgi_rollout_migrate_once=False)
+    assert done.returncode == 0, words(done)
+    assert [len(told(host)) for host in hosts] == [number + 1 for number in before]
+    assert [told(host)[-1].partition("|")[0] for host in hosts] == ["migrate it", "migrate it"]
+    assert deploy("4", asgi_rollout_migrate_once=False).stdout.count("changed=0 ") == 2
