@@ -46,6 +46,10 @@ options:
       target:
         description: What the link points to, taken literally. Required for O(files[].state=link).
         type: str
+      diff:
+        description: Whether a diff shows the content. Not worth it for files that nobody writes by hand, such as programs.
+        type: bool
+        default: true
       purge:
         description:
           - For O(files[].state=directory), a pattern such as C(*.conf). Files in the directory whose names match it are removed, unless
@@ -343,6 +347,7 @@ def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[E
     plan: list[tuple[Entry, Entry]] = []
     diff: list[dict[str, str]] = []
     removed: set[str] = set()
+    unshown = {spec["path"] for spec in specs if not spec["diff"]}
     for new in wanted:
         # A directory may have been moved to another volume, with a link in its place.
         followed = new.state == "directory" and os.path.islink(new.path) and os.path.isdir(new.path)
@@ -353,7 +358,7 @@ def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[E
         found = differences(old, new)
         if found:
             plan.append((old, new))
-            diff.extend(found)
+            diff.extend(found if new.path not in unshown else [{"prepared": f"{new.path} changes (it is not shown)\n"}])
     return plan, diff
 
 
@@ -439,6 +444,7 @@ def main() -> None:
                     "state": {"type": "str", "default": "file", "choices": ["file", "directory", "link", "absent"]},
                     "content": {"type": "str"},
                     "target": {"type": "str"},
+                    "diff": {"type": "bool", "default": True},
                     "purge": {"type": "str"},
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},

@@ -86,6 +86,13 @@ def test_files_that_match_a_directory_s_pattern_and_are_not_wanted_go(files: Fil
     assert files({"path": tmp_path / "new", "state": "directory", "purge": "*"})["changed"] is True
 
 
+def test_a_diff_names_what_it_is_not_to_show(files: Files, tmp_path: Path) -> None:
+    program = {"path": tmp_path / "program.py", "content": "long\n", "diff": False}
+    assert files(program, check=True)["diff"] == [{"prepared": f"{tmp_path}/program.py changes (it is not shown)\n"}]
+    files(program)
+    assert files(program)["diff"] == []
+
+
 def test_the_umask_has_no_say_in_the_mode(files: Files, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
