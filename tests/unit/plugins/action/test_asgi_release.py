@@ -328,3 +328,43 @@ def test_a_name_that_only_looks_alike_is_not_the_package(inspect: Inspect, sourc
     for import_path in ("shop.main:app", "shop:app"):
         with pytest.raises(AnsibleActionFail, match="has a package shop"):
             inspect(import_path=import_path)
+
+
+TARGET = {"libc": "glibc 2.36", "markers": {"python_version": "3.11", "python_full_version": "3.11.2", "platform_machine": "x86_64"}}
+
+
+def checked(source: Path, live: dict[str, str], monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> dict[str, Any]:
+    """Run the action in check mode against a host that lacks the release and has these packages live."""
+    # As after the blotting out of a secret that looks like the application's name.
+    answer = {"changed": True, "path": "/opt/********/releases", "target": TARGET, "live": live, "diff": {"prepared": "+ release x\n"}}
+    monkeypatch.setattr(ActionModule, "_execute_module", lambda *_args, **_options: dict(answer))
+    given = {"source": str(source), "releases": "/opt/shop/releases", "import_path": "", **arguments}
+    task = SimpleNamespace(args=given, async_val=0, check_mode=True, diff=True)
+    connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nonexistent"))
+    result: dict[str, Any] = ActionModule(task, connection, None, DataLoader(), None, None).run(task_vars={})
+    return result
+
+
+def test_check_mode_names_the_packages_that_would_change(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "2.0"\n[build-system]\nrequires = []\n')
+    (source / "uv.lock").unlink()
+    (source / "requirements.txt").write_text("six==1.17.0 --hash=sha256:aa\nwin==1 ; sys_platform == 'win32' --hash=sha256:bb\n")
+    server = "gunicorn==27.0.1 \\\n    --hash=sha256:cc\nsix==1.0 \\\n    --hash=sha256:dd\n"
+    live = {"six": "1.16.0", "gunicorn": "27.0.1", "gone": "1.0", "shop": "1.0"}
+    monkeypatch.setitem(TARGET["markers"], "sys_platform", "linux")  # type: ignore[arg-type]
+    result = checked(source, live, monkeypatch, server_requirements=server)
+    assert result["packages"] == [
+        {"name": "gone", "old": "1.0", "new": ""},
+        {"name": "shop", "old": "1.0", "new": "2.0"},
+        {"name": "six", "old": "1.16.0", "new": "1.17.0"},
+    ]
+    assert result["diff"]["prepared"] == f"+ release {result['id']}\n- gone 1.0\n~ shop 1.0 -> 2.0\n~ six 1.16.0 -> 1.17.0\n"
+    assert result["path"] == f"/opt/shop/releases/{result['id']}"
+    assert "live" not in result
+
+
+def test_check_mode_knows_no_packages_without_a_lock(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    assert source.exists()
+    result = checked(Path("datasette==0.65.5"), {"datasette": "0.65.0"}, monkeypatch)
+    assert "packages" not in result
+    assert result["diff"]["prepared"] == "+ release x\n"
