@@ -1,4 +1,4 @@
-"""The whole site with each of the servers, one after the other on the same hosts; so each test also begins with a change of server."""
+"""The whole site with each of the other servers, one after the other on the same hosts; so each also begins with a change of server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ SERVERS: dict[str, dict[str, Any]] = {
     "hypercorn": {"asgi_service_server": "hypercorn"},
     "granian": {"asgi_service_server": "granian"},
     "gunicorn-asgi": {"asgi_service_worker_class": "asgi"},
-    "gunicorn": {},
 }
 
 
