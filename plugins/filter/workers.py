@@ -93,8 +93,8 @@ def processors(host: Mapping[str, str]) -> float:
     allowed = re.search(r"^Cpus_allowed_list:\s*([0-9,-]+)$", host.get("/proc/self/status", ""), re.MULTILINE)
     count = 0.0
     for part in allowed[1].split(",") if allowed else ["0"]:
-        first, _, last = part.partition("-")
-        count += int(last or first) - int(first) + 1
+        first, last = (part.split("-") * 2)[:2]
+        count += int(last) - int(first) + 1
     # "QUOTA PERIOD" or "max PERIOD" in version 2 (Linux, cgroup-v2.rst); two files, and -1 for none, in version 1.
     words = host.get("/sys/fs/cgroup/cpu.max", "").split() or [
         host.get(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us", "").strip() for name in ("quota", "period")

@@ -161,7 +161,7 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
             'asgi_nginx_http_port is "65536". Use a number from 1 to 65535.',
             'asgi_nginx_upstream is "127.0.0.1:80; deny all". Write unix:/path/of/a.sock',
             'A url in asgi_nginx_static is "/a{/". Write /a/folder/',
-            'A path in asgi_nginx_static is "../../..". Write an absolute path',
+            'A path or a fallback in asgi_nginx_static is "../../..". Write an absolute path',
             'asgi_nginx_frame_options is "DENY\\"; deny all; #". Give one line without double quotes',
             'asgi_nginx_trusted_proxies is "0.0.0.0/0". Use addresses or networks',
             'asgi_nginx_read_timeout and asgi_nginx_send_timeout is "0". Give a number of seconds',
