@@ -130,7 +130,7 @@ def believe(scope: dict[str, Any], headers: dict[bytes, bytes]) -> None:
 
 def load(path: str) -> ASGIApp:
     """Return the object that `module:object` names."""
-    module, _, name = path.partition(":")
+    module, name = path.split(":", 1)
     found: ASGIApp = attrgetter(name)(import_module(module))
     return found
 
