@@ -409,7 +409,7 @@ def test_a_server_that_keeps_ending_is_started_again_more_and_more_slowly(servic
     unit = service()
     assert (unit["RestartSec"], unit["RestartSteps"], unit["RestartMaxDelaySec"]) == (["2"], ["6"], ["60"])
     # Its systemd, 252, does not know them.
-    old = service(__asgi_service_environment={"contents": {"/etc/os-release": 'ID=debian\nVERSION_ID="12"\n'}})
+    old = service(__asgi_service_place={"contents": {"/etc/os-release": 'ID=debian\nVERSION_ID="12"\n'}})
     assert (old["RestartSec"], "RestartSteps" in old) == (["2"], False)
     assert "RestartSteps" not in service(asgi_service_restart_delay=60)
 
