@@ -271,14 +271,22 @@ class _HandoverServer(Server):
             "state": dict(self.lifespan.state),
         }
         status: int | str = "nothing"
+        messages = [{"type": "http.request", "body": b"", "more_body": False}]
+        answered = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            if messages:
+                return messages.pop()
+            # As of a client that stays: applications (Django's among them) listen for its leaving while they answer.
+            await answered.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body", False):
+                answered.set()
 
         try:
             await asyncio.wait_for(self.config.loaded_app(scope, receive, send), timeout=10)

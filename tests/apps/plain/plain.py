@@ -48,6 +48,12 @@ async def answer(send, status, content):
     await send({"type": "http.response.body", "body": body})
 
 
+async def until_gone(receive):
+    """Listen for the client's leaving while it is answered, as Django does: after the body nothing else may come."""
+    message = await receive()
+    assert message["type"] == "http.disconnect", message
+
+
 async def http(scope, receive, send):
     size = 0
     while True:
@@ -57,9 +63,14 @@ async def http(scope, receive, send):
             break
     path = scope["path"]
     if path == "/ready":
+        listener = asyncio.ensure_future(until_gone(receive))
+        await asyncio.sleep(0.01)
+        if listener.done():
+            listener.result()
         broken = os.environ.get("PLAIN_BROKEN") == "ready"
         content = {"status": "not ready: this release has lost its database" if broken else "ready", "version": VERSION}
         await answer(send, 503 if broken else 200, content | {"pid": os.getpid()})
+        listener.cancel()
     elif path == "/whoami":
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         await answer(send, 200, {"client": scope.get("client"), "scheme": scope["scheme"], "headers": headers})
