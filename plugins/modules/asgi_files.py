@@ -21,8 +21,7 @@ options:
   files:
     description:
       - The entries, applied in this order. No path may be named twice.
-      - The content of a secret shows up at high verbosity, as any module argument does. Give secrets a task of their own
-        with C(no_log=true).
+      - The content shows up at high verbosity, as any module argument does. Secrets belong into O(secrets).
     type: list
     elements: dict
     required: true
@@ -66,6 +65,33 @@ options:
       mode:
         description: Octal mode, best as a string. The default is V(0644) for files and V(0755) for directories.
         type: raw
+  secrets:
+    description:
+      - Further files, of the same transaction. Nothing that Ansible shows or logs has any of this in it; a diff only names them.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path on the target host. The parent directory must exist, or be an entry of O(files).
+        type: path
+        required: true
+      content:
+        description: The whole content of the file, written as UTF-8.
+        type: str
+        required: true
+      owner:
+        description: User name or numeric ID.
+        type: str
+        default: root
+      group:
+        description: Group name or numeric ID.
+        type: str
+        default: root
+      mode:
+        description: Octal mode, best as a string.
+        type: raw
+        default: '0600'
   validate:
     description:
       - A command and its arguments, run without a shell after the files are in place and only if something changed.
@@ -396,9 +422,21 @@ def read(paths: list[str]) -> dict[str, str]:
     return found
 
 
+def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
+    """Return the secrets in the form of `files`, and leave them in nothing that the module returns.
+
+    Ansible would blot out each value of a secret parameter wherever it occurs. Here these are names of users and modes too, so that
+    nothing would be legible.
+    """
+    taken = [{**secret, "state": "file", "target": None, "diff": False, "purge": None} for secret in module.params["secrets"]]
+    module.params["secrets"] = "(not shown)"
+    module.no_log_values.clear()
+    return taken
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
-    plan, diff = compare(module.params["files"], module.check_mode)
+    plan, diff = compare(module.params["files"] + take_secrets(module), module.check_mode)
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
     if module.params["read"]:
         result["contents"] = read(module.params["read"])
@@ -449,6 +487,19 @@ def main() -> None:
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "raw"},
+                },
+            },
+            "secrets": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "no_log": True,
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "content": {"type": "str", "required": True},
+                    "owner": {"type": "str", "default": "root"},
+                    "group": {"type": "str", "default": "root"},
+                    "mode": {"type": "raw", "default": "0600"},
                 },
             },
             "validate": {"type": "list", "elements": "str"},

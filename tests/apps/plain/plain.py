@@ -48,10 +48,17 @@ async def answer(send, status, content):
     await send({"type": "http.response.body", "body": body})
 
 
-async def until_gone(receive):
+async def listen_meanwhile(receive):
     """Listen for the client's leaving while it is answered, as Django does: after the body nothing else may come."""
-    message = await receive()
-    assert message["type"] == "http.disconnect", message
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # Trio's, which has no such task.
+        return
+    listener = asyncio.ensure_future(receive())
+    await asyncio.wait([listener], timeout=0.01)
+    assert not listener.done() or listener.result()["type"] == "http.disconnect", listener
+    listener.cancel()
 
 
 async def http(scope, receive, send):
@@ -63,14 +70,10 @@ async def http(scope, receive, send):
             break
     path = scope["path"]
     if path == "/ready":
-        listener = asyncio.ensure_future(until_gone(receive))
-        await asyncio.sleep(0.01)
-        if listener.done():
-            listener.result()
+        await listen_meanwhile(receive)
         broken = os.environ.get("PLAIN_BROKEN") == "ready"
         content = {"status": "not ready: this release has lost its database" if broken else "ready", "version": VERSION}
         await answer(send, 503 if broken else 200, content | {"pid": os.getpid()})
-        listener.cancel()
     elif path == "/whoami":
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         await answer(send, 200, {"client": scope.get("client"), "scheme": scope["scheme"], "headers": headers})

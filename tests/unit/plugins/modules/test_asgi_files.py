@@ -93,6 +93,21 @@ def test_a_diff_names_what_it_is_not_to_show(files: Files, tmp_path: Path) -> No
     assert files(program)["diff"] == []
 
 
+def test_secrets_are_in_nothing_that_is_returned(files: Files, tmp_path: Path) -> None:
+    mine = {"owner": str(os.getuid()), "group": str(os.getgid())}
+    secret = {**mine, "path": str(tmp_path / "secret"), "content": "first\nsecond"}
+    directory = {"path": tmp_path, "state": "directory", "purge": "s*"}
+    refused = files(directory, secrets=[secret], validate=REFUSE)
+    assert refused["failed"] is True
+    assert not (tmp_path / "secret").exists()
+    made = files(directory, secrets=[secret])
+    assert (made["changed"], mode(tmp_path / "secret")) == (True, 0o600)
+    assert (tmp_path / "secret").read_text() == "first\nsecond"
+    assert made["diff"][-1] == {"prepared": f"{tmp_path}/secret changes (it is not shown)\n"}
+    assert not [result for result in (refused, made) if "second" in str(result)]
+    assert files(directory, secrets=[secret])["changed"] is False
+
+
 def test_the_umask_has_no_say_in_the_mode(files: Files, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
