@@ -9,9 +9,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from client import Load
 from harness import NAME, ROOT, FailedError, Host, in_thread, run
 
+from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
+
+DEFAULTS = {name: option.get("default") for name, option in yaml.safe_load(asgi_rollout.DOCUMENTATION)["options"].items()}
 STEPS = ("free", "memory", "boot", "ready", "enable", "flip", "settle")
 
 # Runs the rollout as the module does, and kills itself after one of the steps.
@@ -23,6 +27,7 @@ from utils.units import Systemd
 
 def after(name):
     if name == sys.argv[1]:
+        print("cut off after", name, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 Rollout(json.loads(sys.argv[2]), Layout("plain"), Systemd(), after_step=after).run()
@@ -44,23 +49,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 def cut_off(host: Host, name: str, step: str) -> None:
     """Begin a rollout of a release and kill it after a step."""
-    params = {
-        "release": host.releases[name],
-        "rollback": False,
-        "strategy": "rollout",
-        "bake_time": 0,
-        "check_memory": True,
-        "user": "test",
-        "ready_path": "/ready",
-        "ready_host": NAME,
-        "ready_status": [200],
-        "ready_successes": 3,
-        "workers": 4,
-        "boot_timeout": 30,
-        "drain_timeout": 5,
-    }
+    given = {"release": host.releases[name], "strategy": "rollout", "user": "test", "ready_host": NAME}
+    params = {**DEFAULTS, **given, "boot_timeout": 30, "drain_timeout": 5}
     command = ["docker", "exec", "--workdir", "/root/fault", host.name, "python3", "driver.py", step, json.dumps(params)]
-    with pytest.raises(FailedError):
+    with pytest.raises(FailedError, match=f"cut off after {step}"):
         run(*command)
 
 
