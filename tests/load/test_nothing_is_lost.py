@@ -119,6 +119,16 @@ def test_broken_code_by_reload(host: Host, way: str) -> None:
     host.settled()
 
 
+def check_that_only_what_was_held_is_lost(record: Record) -> None:
+    """Of 16 clients each had at most one request at a worker that was killed. Those that may be repeated were.
+
+    What was answered by half cannot be: uvicorn writes the head and the body of an answer one after the other, and nginx has passed
+    the head on.
+    """
+    assert sum(record.failed().values()) <= 8, record.failed()
+    assert all(kind.startswith("POST") or kind == "GET: connection closed" for kind in record.failed()), record.failed()
+
+
 def test_a_crash_in_the_bake_time(host: Host) -> None:
     """The new release is killed after it became live: the old one is live again, and only what the killed workers held can be lost."""
     live, slot = host.live(), host.slot()
@@ -138,9 +148,7 @@ def test_a_crash_in_the_bake_time(host: Host) -> None:
         assert "in its bake time its process ended" in done["msg"], done["msg"]
 
     record = under_load(host, act)
-    # 16 clients had at most one request each there; those that may be repeated were.
-    assert sum(record.failed().values()) <= 8, record.failed()
-    assert all(kind.startswith("POST") for kind in record.failed()), record.failed()
+    check_that_only_what_was_held_is_lost(record)
     assert (host.live(), host.slot()) == (live, slot)
     host.settled()
 
@@ -155,9 +163,7 @@ def test_a_killed_master(host: Host) -> None:
         await asyncio.sleep(8)
 
     record = under_load(host, act, websockets=0)
-    # 16 clients had at most one request each there; those that may be repeated were.
-    assert sum(record.failed().values()) <= 8, record.failed()
-    assert all(kind.startswith("POST") for kind in record.failed()), record.failed()
+    check_that_only_what_was_held_is_lost(record)
     # It took systemd's pause and a boot.
     assert record.longest() < 10
     assert host.execute(f"systemctl show --property=MainPID --value {unit}") != main
