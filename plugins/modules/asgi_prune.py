@@ -83,6 +83,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     locked,
     previous_release,
     read_history,
+    utc,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.static import (
     held,
@@ -166,7 +167,7 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
         with contextlib.ExitStack() as held:
             if not module.check_mode:
                 # While a rollout is at work the links do not say what is needed.
-                note = {"pid": os.getpid(), "doing": "removing old releases", "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+                note = {"pid": os.getpid(), "doing": "removing old releases", "since": utc(time.time())}
                 held.enter_context(locked(layout.lock, 60, note, time.monotonic, time.sleep))
             complete = complete_releases(layout)
             spared = needed(layout) | set(complete[-module.params["keep"] :])

@@ -331,6 +331,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     too_old,
     with_credentials,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import utc
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError, find_app, unpack
 from ansible_collections.steadfast.asgi.plugins.module_utils.static import held, publish, static_files, union_of
 from ansible_collections.steadfast.asgi.plugins.module_utils.target import PROBE
@@ -704,7 +705,7 @@ class Build:
         """Declare the release complete, durably: first all that is in it, then the mark."""
         mark = {
             "id": self.params["id"],
-            "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "built": utc(time.time()),
             "environment": self.environment_key(),
             "static": self.recipe.get("static", []),
         }
