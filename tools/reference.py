@@ -157,7 +157,7 @@ def plugin_page(plugin: Path, title: str) -> tuple[str, str]:
     options = [(code(name), kind_of(option), default_of(option), told(option)) for name, option in flattened(doc["options"], "suboptions")]
     returned = [
         (code(name), kind_of(value), markdown(value.get("returned", "always")), told(value))
-        for name, value in flattened(yaml.safe_load(texts["RETURN"]), "contains")
+        for name, value in flattened(yaml.safe_load(texts["RETURN"]) or {}, "contains")
     ]
     attributes = [
         (code(name), value["support"], " ".join(paragraphs(value["description"]) + paragraphs(value.get("details", []))))
@@ -176,8 +176,8 @@ def plugin_page(plugin: Path, title: str) -> tuple[str, str]:
         notes,
         ["## Examples"],
         ["```yaml", *texts["EXAMPLES"].strip().split("\n"), "```"],
-        ["## Return values"],
-        table(("value", "type", "when", "what"), returned),
+        ["## Return values"] if returned else [],
+        table(("value", "type", "when", "what"), returned) if returned else [],
     )
     return markdown(doc["short_description"]), text
 

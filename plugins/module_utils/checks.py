@@ -1,0 +1,225 @@
+# Copyright: Contributors to the steadfast.asgi collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the roles refuse among their variables' values, before anything is changed.
+
+Types and choices are judged by Ansible before, by the role's argument specification. Patterns have to match a value as a whole, so
+that no line break slips through at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ansible.module_utils.parsing.convert_bool import boolean
+
+# The values by the variables' full names.
+Given = Mapping[str, Any]
+
+_APP = r"[a-z][a-z0-9-]{0,29}"
+_ACCOUNT = r"[a-z_][a-z0-9_-]{0,31}"
+_IMPORT_PATH = r"[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*"
+# Characters that mean nothing special to systemd, sh or nginx; no '%', which systemd would expand.
+_PATH = r"/[A-Za-z0-9_./@+-]*"
+
+
+def shown(value: Any) -> str:
+    """A value as it is told in a message: quoted, on one line."""
+    return json.dumps(value, default=str)
+
+
+def fits(pattern: str, value: Any) -> bool:
+    """Whether a value, written out, has that form from its beginning to its end."""
+    return re.fullmatch(pattern, str(value)) is not None
+
+
+def misfits(pattern: str, values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if not fits(pattern, value)]
+
+
+def is_plain_path(value: Any) -> bool:
+    return fits(_PATH, value) and ".." not in str(value)
+
+
+def below(given: Given, least: Mapping[str, int]) -> Iterator[str]:
+    """Say which numbers are too small."""
+    for name, bound in least.items():
+        if int(given[name]) < bound:
+            yield f"{name} is {given[name]}, but must be at least {bound}."
+
+
+def check_app(given: Given, name: str, what: str) -> Iterator[str]:
+    if not fits(_APP, given[name]):
+        yield (
+            f"{name} (asgi_app) is {shown(given[name])}. It names {what}: use 1 to 30 lower-case letters, digits and hyphens, "
+            "beginning with a letter."
+        )
+
+
+def check_import_path(given: Given, name: str) -> Iterator[str]:
+    if not fits(_IMPORT_PATH, given[name]):
+        yield f"{name} (asgi_import_path) is {shown(given[name])}. Write it as module:object, as in app.main:app."
+
+
+# Names that a host needs for itself, whether or not their owner is installed yet: Debian's users and groups, directories of /etc,
+# /run and /var, template units (getty@.service), services that often share a host with an application, and what this collection
+# itself puts there.
+_HOST_NAMES = """
+    adm alternatives apache2 apparmor apt asgi-certificates audio audit autovt backup bin caddy cdrom chrony cloud
+    cloud-init containerd containers credentials cron crontab daemon dbus default dhcp dialout dip disk dkms docker
+    dovecot dpkg e2scrub exim4 fail2ban fax floppy fonts games getty gnats grafana grub haproxy httpd ifup input irc
+    iscsi kmem kvm ldap letsencrypt list lock log logrotate lp lvm mail man mariadb memcached messagebus modprobe
+    mongodb mount mysql named netdev netplan network news nftables nginx nobody nogroup ntp ntpsec openvpn operator
+    opt pam php plugdev podman polkit polkitd postfix postgres postgresql private prometheus proxy python python3
+    quotaon rabbitmq redis render root rpcbind rsyslog sasl security selinux serial-getty sgx shadow shm skel snapd
+    snmp src ssh sshd ssl ssl-cert staff sudo sync sys syslog systemd tape tmpfiles tomcat tty ucf udev unbound user
+    users utmp uucp uv valkey varnish video voice wg-quick www-data xdg
+"""
+_RESERVED = frozenset(_HOST_NAMES.split())
+
+
+def check_account(given: Given) -> Iterator[str]:
+    app, user, group, groups = (given[f"asgi_account_{name}"] for name in ("app", "user", "group", "groups"))
+    if not fits(_APP, app):
+        yield (
+            f"asgi_account_app (asgi_app) is {shown(app)}: it must be 1 to 30 lower-case letters, digits and hyphens and start with "
+            "a letter, because it names a user, a directory and a unit. For example: asgi_app: shop"
+        )
+        # The others follow it.
+        return
+    if app in _RESERVED or app.startswith("systemd-"):
+        yield (
+            f"asgi_account_app (asgi_app) is '{app}', a name that the system or a well-known service uses for itself. Choose one "
+            f"that only this application has, such as 'shop' or '{app}-app'."
+        )
+        return
+    if misfits(_ACCOUNT, [user, group, *groups]):
+        yield (
+            f"asgi_account_user is {shown(user)}, asgi_account_group {shown(group)} and asgi_account_groups {shown(groups)}: each "
+            "must be 1 to 32 lower-case letters, digits, hyphens and underscores and start with a letter or an underscore."
+        )
+    taken = _RESERVED if boolean(given["asgi_account_manage_user"]) else frozenset(["root"])
+    if user in taken or group in taken:
+        yield (
+            f"asgi_account_user is '{user}' and asgi_account_group '{group}': one of them belongs to the system. Leave them out, and "
+            "the application gets an account of its own."
+        )
+    uid, gid = given.get("asgi_account_uid"), given.get("asgi_account_gid")
+    if any(number is not None and not 100 <= int(number) < 60000 for number in (uid, gid)):
+        yield (
+            f"asgi_account_uid is {shown('unset' if uid is None else uid)} and asgi_account_gid "
+            f"{shown('unset' if gid is None else gid)}: each must be a number from 100 to 59999 (Debian and systemd keep the others "
+            "for themselves). Leave them out, and the host chooses."
+        )
+
+
+def check_uv(given: Given) -> Iterator[str]:
+    version, root, bundle = (given[f"asgi_uv_{name}"] for name in ("version", "root", "ca_bundle"))
+    if not fits(r"[0-9]+[.][0-9]+[.][0-9]+", version):
+        yield (
+            f"asgi_uv_version is {shown(version)}: it must be one version in full, three numbers in quotes. "
+            'For example: asgi_uv_version: "0.13.8"'
+        )
+    if not fits(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+", root) or not fits(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", bundle):
+        yield (
+            f"asgi_uv_root is {shown(root)} and asgi_uv_ca_bundle {shown(bundle)}: each must be an absolute path of letters, digits, "
+            "'.', '_' and '-', without '..' and without a slash at the end."
+        )
+    yield from check_addresses(given, ["asgi_uv_index_url", "asgi_uv_http_proxy", "asgi_uv_https_proxy"], "https?")
+    if not fits(r"[A-Za-z0-9.:/,*_\[\]-]*", given["asgi_uv_no_proxy"]):
+        yield (
+            f"asgi_uv_no_proxy is {shown(given['asgi_uv_no_proxy'])}: it must be host names, domains or networks, separated by commas "
+            "without spaces. For example: localhost,.example.org"
+        )
+    if misfits(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}", given["asgi_uv_hashes"]):
+        yield (
+            f"asgi_uv_hashes is {shown(given['asgi_uv_hashes'])}: each must be sha256:, sha384: or sha512: followed by the digest in "
+            "lower-case hexadecimal digits, as in the output of pip hash."
+        )
+
+
+def check_addresses(given: Given, names: Iterable[str], schemes: str) -> Iterator[str]:
+    """The message does not repeat what may contain a password."""
+    for name in names:
+        if not fits(rf"(({schemes})://[^\s\"'`$\\<>]+)?", given[name]):
+            yield (
+                f"{name} is not an address that can be used (it is not shown, since it may contain a password): it must be empty or "
+                "start with http:// or https://, without spaces, quotes, dollar signs and backslashes."
+            )
+
+
+def check_release(given: Given) -> Iterator[str]:
+    yield from check_app(given, "asgi_release_app", "directories")
+    yield from check_import_path(given, "asgi_release_import_path")
+    for name in ("asgi_release_python_root", "asgi_release_uv", "asgi_release_cache"):
+        if not is_plain_path(given[name]):
+            yield f"{name} is {shown(given[name])}. Give an absolute path of letters, digits and . _ - + @ /, without '..'."
+    python = given["asgi_release_python"]
+    if not is_plain_path(python) and not fits(r"3[.][0-9]{1,2}([.][0-9]{1,2})?", python):
+        yield (
+            f"asgi_release_python is {shown(python)}. Give the absolute path of an interpreter on the host, or a version in quotes, "
+            'such as "3.13".'
+        )
+    builder = given["asgi_release_build_user"]
+    others = ["root", given["asgi_release_app"], given.get("asgi_account_user")]
+    if builder and (builder in others or not fits(r"[a-z_][a-z0-9_-]{0,30}", builder)):
+        yield (
+            f"asgi_release_build_user is {shown(builder)}. Name a system user of its own, neither root nor the application's; one that "
+            "is not there is made."
+        )
+    extras, groups, package, folder = (given[f"asgi_release_{name}"] for name in ("extras", "groups", "package", "subdirectory"))
+    if misfits(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", [*extras, *groups, *([package] if package else [])]) or not fits(
+        r"([A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)?", folder
+    ):
+        yield (
+            f"asgi_release_extras is {shown(extras)}, asgi_release_groups {shown(groups)}, asgi_release_package {shown(package)} and "
+            f"asgi_release_subdirectory {shown(folder)}. Use names of packages and groups, and a path inside the source without '..'."
+        )
+    free, keep = given["asgi_release_min_free"], given["asgi_release_keep"]
+    if int(free) < 0 or int(keep) < 1:
+        yield f"asgi_release_min_free is {free} and asgi_release_keep {keep}. Use at least 0 mebibytes, and at least 1 release."
+    addresses = ("index_url", "python_mirror", "python_downloads", "http_proxy", "https_proxy")
+    yield from check_addresses(given, [f"asgi_release_{name}" for name in addresses], "https?|file")
+    if misfits(r"(https?|file)://[^\s\"'`$\\<>@]+", [index["url"] for index in given["asgi_release_indexes"]]):
+        yield (
+            "asgi_release_indexes has an address that cannot be used (it is not shown, since it may contain a password): it must start "
+            "with http:// or https://, without spaces, quotes, dollar signs and backslashes. A user and a password go into username "
+            "and password."
+        )
+
+
+def check_rollout(given: Given) -> Iterator[str]:
+    app, release = given["asgi_rollout_app"], given["asgi_rollout_release"]
+    yield from check_app(given, "asgi_rollout_app", "directories and systemd units")
+    if release and not fits(rf"/opt/{re.escape(str(app))}/releases/[A-Za-z0-9][A-Za-z0-9._-]*", release):
+        yield (
+            f"asgi_rollout_release is {shown(release)}. Give the path of a release below /opt/{app}/releases (asgi_rollback_to takes "
+            "its name alone), or leave it empty."
+        )
+    path, host, status = (given[f"asgi_rollout_ready_{name}"] for name in ("path", "host", "status"))
+    if not fits(r"/[A-Za-z0-9_./?=&%~+-]*", path) or not fits(r"[A-Za-z0-9.:_-]+", host) or not status:
+        yield (
+            f"asgi_rollout_ready_path is {shown(path)}, asgi_rollout_ready_host {shown(host)} and asgi_rollout_ready_status "
+            f"{shown(status)}. Give a path such as /ready, a host name and a list of status codes."
+        )
+    lists = [given[f"asgi_rollout_{name}"] for name in ("migrate", "before_activate", "after_activate")]
+    commands = [command for each in lists for command in (each if isinstance(each, list) else [each])]
+    wrong = [command for command in commands if not command or not isinstance(command, (str, list))]
+    if wrong or not all(isinstance(each, list) for each in lists):
+        yield (
+            "asgi_rollout_migrate, asgi_rollout_before_activate and asgi_rollout_after_activate are lists of commands, each a text "
+            f"such as 'alembic upgrade head' or a list of words; they are {shown(commands)}."
+        )
+    least = {"workers": 0, "boot_timeout": 1, "drain_timeout": 0, "bake_time": 0, "lock_timeout": 0, "command_timeout": 1}
+    yield from below(given, {f"asgi_rollout_{name}": bound for name, bound in least.items()})
+
+
+CHECKS: dict[str, Callable[[Given], Iterator[str]]] = {
+    "asgi_account": check_account,
+    "asgi_uv": check_uv,
+    "asgi_release": check_release,
+    "asgi_rollout": check_rollout,
+}

@@ -1,0 +1,142 @@
+"""What the roles refuse. That the roles ask is shown where the roles are tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.checks import CHECKS
+
+ROOT = Path(__file__).resolve().parents[4]
+# In place of the defaults that are expressions.
+FILLED: dict[str, dict[str, Any]] = {
+    "asgi_account": {"app": "shop", "user": "shop", "group": "shop"},
+    "asgi_uv": {},
+    "asgi_release": {
+        "app": "shop",
+        "import_path": "app.main:app",
+        "uv": "/opt/uv/0.13.8/bin/uv",
+        "index_url": "",
+        "ca_bundle": "",
+        "http_proxy": "",
+        "https_proxy": "",
+        "no_proxy": "",
+    },
+    "asgi_rollout": {
+        "app": "shop",
+        "release": "",
+        "ready_path": "/ready",
+        "ready_host": "shop.example",
+        "ready_status": [200],
+        "boot_timeout": 60,
+    },
+}
+
+
+def values(role: str, **changed: Any) -> dict[str, Any]:
+    """The role's defaults, with some changes, by the variables' full names."""
+    defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text(encoding="utf-8"))
+    return defaults | {f"{role}_{name}": value for name, value in (FILLED[role] | changed).items()}
+
+
+def problems(role: str, **changed: Any) -> list[str]:
+    return list(CHECKS[role](values(role, **changed)))
+
+
+@pytest.mark.parametrize("role", CHECKS)
+def test_the_defaults_are_good(role: str) -> None:
+    assert problems(role) == []
+
+
+GOOD: list[tuple[str, dict[str, Any]]] = [
+    ("asgi_account", {"app": "a" * 30, "uid": 100, "gid": "59999", "groups": ["www-data", "_ssl"]}),
+    ("asgi_account", {"user": "www-data", "group": "www-data", "manage_user": False}),
+    ("asgi_account", {"user": "www-data", "manage_user": "no"}),
+    ("asgi_uv", {"root": "/srv/uv-1", "ca_bundle": "/etc/ssl/ca.pem", "index_url": "https://me:secret@index.example/simple"}),
+    ("asgi_uv", {"hashes": ["sha256:" + 64 * "0", "sha512:" + 128 * "f"], "no_proxy": "localhost,.example.org,10.0.0.0/8,[::1]"}),
+    ("asgi_release", {"python": "3.13"}),
+    (
+        "asgi_release",
+        {"python": "/usr/bin/python3.11", "build_user": "builder", "extras": ["fast"], "package": "shop", "subdirectory": "a/b"},
+    ),
+    ("asgi_release", {"indexes": [{"url": "https://index.example/simple"}], "python_mirror": "file:///srv/python", "keep": "1"}),
+    ("asgi_rollout", {"release": "/opt/shop/releases/1.0-0a1b", "ready_path": "/ready?deep=1", "ready_host": "::1"}),
+    ("asgi_rollout", {"migrate": ["alembic upgrade head", ["python", "manage.py", "migrate"]], "after_activate": ["true"]}),
+]
+
+
+@pytest.mark.parametrize(("role", "changed"), GOOD)
+def test_good_values_are_not_refused(role: str, changed: dict[str, Any]) -> None:
+    assert problems(role, **changed) == []
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("asgi_account", {"app": ""}, 'asgi_account_app (asgi_app) is "": it must be 1 to 30'),
+    ("asgi_account", {"app": "shop\n"}, "1 to 30 lower-case letters"),
+    ("asgi_account", {"app": "a" * 31}, "1 to 30 lower-case letters"),
+    ("asgi_account", {"app": "getty"}, "such as 'shop' or 'getty-app'"),
+    ("asgi_account", {"app": "systemd-shop"}, "that the system or a well-known service uses"),
+    ("asgi_account", {"user": "my user"}, 'asgi_account_user is "my user"'),
+    ("asgi_account", {"group": "shop\n"}, 'asgi_account_group "shop\\n"'),
+    ("asgi_account", {"groups": ["users,sudo"]}, 'asgi_account_groups ["users,sudo"]'),
+    ("asgi_account", {"user": "root", "manage_user": False}, "one of them belongs to the system"),
+    ("asgi_account", {"group": "www-data"}, "one of them belongs to the system"),
+    ("asgi_account", {"uid": 99}, 'asgi_account_uid is 99 and asgi_account_gid "unset"'),
+    ("asgi_account", {"gid": "60000"}, 'asgi_account_gid "60000": each must be a number from 100 to 59999'),
+    ("asgi_uv", {"version": 0.13}, "asgi_uv_version is 0.13: it must be one version in full"),
+    ("asgi_uv", {"version": "0.13.8\n"}, "three numbers in quotes"),
+    ("asgi_uv", {"root": "/opt/../etc"}, "without '..'"),
+    ("asgi_uv", {"root": "/opt/uv/"}, "without a slash at the end"),
+    ("asgi_uv", {"ca_bundle": "ca.pem"}, 'asgi_uv_ca_bundle "ca.pem"'),
+    ("asgi_uv", {"index_url": "file:///srv"}, "asgi_uv_index_url is not an address"),
+    ("asgi_uv", {"http_proxy": "http://proxy:3128\n"}, "asgi_uv_http_proxy is not an address"),
+    ("asgi_uv", {"https_proxy": "me:hunter2@proxy"}, "asgi_uv_https_proxy is not an address"),
+    ("asgi_uv", {"no_proxy": "a, b"}, "separated by commas without spaces"),
+    ("asgi_uv", {"hashes": ["sha256:abc"]}, "as in the output of pip hash"),
+    ("asgi_release", {"app": "a/b"}, 'asgi_release_app (asgi_app) is "a/b". It names directories'),
+    ("asgi_release", {"import_path": "plain:app\n"}, "Write it as module:object"),
+    ("asgi_release", {"python_root": "python"}, 'asgi_release_python_root is "python". Give an absolute path'),
+    ("asgi_release", {"uv": "/opt/../uv"}, "asgi_release_uv is"),
+    ("asgi_release", {"cache": "/opt/a b"}, "asgi_release_cache is"),
+    ("asgi_release", {"python": "/usr/bin/../python3"}, "asgi_release_python is"),
+    ("asgi_release", {"python": "latest"}, "or a version in quotes"),
+    ("asgi_release", {"build_user": "root"}, "neither root nor the application's"),
+    ("asgi_release", {"build_user": "shop"}, "neither root nor the application's"),
+    ("asgi_release", {"build_user": "a b"}, "neither root nor the application's"),
+    ("asgi_release", {"groups": ["--all"]}, 'asgi_release_groups ["--all"]'),
+    ("asgi_release", {"extras": ["a b"]}, "Use names of packages and groups"),
+    ("asgi_release", {"package": "-p"}, 'asgi_release_package "-p"'),
+    ("asgi_release", {"subdirectory": "../other"}, "without '..'"),
+    ("asgi_release", {"min_free": -1}, "asgi_release_min_free is -1 and asgi_release_keep 5"),
+    ("asgi_release", {"keep": 0}, "at least 1 release"),
+    ("asgi_release", {"index_url": "https://me:hunter2@index.example/ --pre"}, "asgi_release_index_url is not an address"),
+    ("asgi_release", {"python_downloads": "list.json"}, "asgi_release_python_downloads is not an address"),
+    ("asgi_release", {"indexes": [{"url": ""}]}, "asgi_release_indexes has an address"),
+    ("asgi_release", {"indexes": [{"url": "https://me:hunter2@index.example/"}]}, "go into username and password"),
+    ("asgi_rollout", {"app": ""}, 'asgi_rollout_app (asgi_app) is "". It names directories and systemd units'),
+    ("asgi_rollout", {"release": "/opt/other/releases/1.0"}, "Give the path of a release below /opt/shop/releases"),
+    ("asgi_rollout", {"release": "/opt/shop/releases/.."}, "Give the path of a release"),
+    ("asgi_rollout", {"ready_path": "/ready\r\nX: y"}, "asgi_rollout_ready_path is"),
+    ("asgi_rollout", {"ready_host": "a b"}, 'asgi_rollout_ready_host "a b"'),
+    ("asgi_rollout", {"ready_status": []}, "asgi_rollout_ready_status []"),
+    ("asgi_rollout", {"migrate": "alembic upgrade head"}, 'they are ["alembic upgrade head"]'),
+    ("asgi_rollout", {"migrate": [""]}, "lists of commands"),
+    ("asgi_rollout", {"before_activate": [{"cmd": "true"}]}, "lists of commands"),
+    ("asgi_rollout", {"after_activate": [5]}, "they are [5]"),
+    ("asgi_rollout", {"bake_time": -1}, "asgi_rollout_bake_time is -1, but must be at least 0."),
+    ("asgi_rollout", {"command_timeout": "0"}, "asgi_rollout_command_timeout is 0, but must be at least 1."),
+]
+
+
+@pytest.mark.parametrize(("role", "changed", "expected"), BAD)
+def test_bad_values_are_refused(role: str, changed: dict[str, Any], expected: str) -> None:
+    [said] = problems(role, **changed)
+    assert expected in said
+    assert "hunter2" not in said
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    assert len(problems("asgi_uv", version="1", root="uv", no_proxy="a b")) == 3
