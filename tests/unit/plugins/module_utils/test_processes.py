@@ -137,6 +137,10 @@ def work():
 threading.Thread(target=work, daemon=True).start()
 while not started:
     pass
+# Popen returns a moment before the kernel has put the arguments into place.
+for process in (helper, started[0]):
+    while not open(f"/proc/{process.pid}/cmdline").read():
+        pass
 print(started[0].pid, flush=True)
 signal.pause()
 """
