@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import io
 import os
 import re
@@ -51,8 +50,8 @@ class Check:
     alone: bool = False
 
 
-# Scenarios wait for packages and for each other's hosts more than they compute.
-SCENARIOS_AT_ONCE = 2
+# They wait for packages, boots and deadlines as much as they compute.
+CHECKS_AT_ONCE = 2
 
 
 class Output(threading.local):
@@ -188,13 +187,20 @@ def example() -> Iterator[Check]:
     folder = ROOT / "examples" / "fastapi-app"
     if not folder.is_dir():
         return
-    yield Check("lock and install", one("tools/example-lock"))
-    yield Check("tests", pytest("tests", "uv", "run", "--frozen", "pytest", cwd=folder))
+    tests = pytest("tests", "uv", "run", "--frozen", "pytest", cwd=folder)
+    yield Check("lock, and tests", lambda: one("tools/example-lock")() + tests())
 
 
 def folder(path: str) -> Iterator[Check]:
     if any(ROOT.glob(f"{path}/**/test_*.py")):
         yield Check(path, pytest(path))
+
+
+def load() -> Iterator[Check]:
+    """Each file has a host of its own. That another computes beside it makes the load's task no easier."""
+    for path in sorted((ROOT / "tests/load").glob("test_*.py")):
+        name = str(path.relative_to(ROOT))
+        yield Check(name, pytest(name))
 
 
 STAGES: dict[str, Callable[[], Iterator[Check]]] = {
@@ -203,13 +209,23 @@ STAGES: dict[str, Callable[[], Iterator[Check]]] = {
     "unit": lambda: folder("tests/unit"),
     "example": example,
     "molecule": scenarios,
+    "load": load,
     "integration": lambda: folder("tests/integration"),
-    "load": lambda: folder("tests/load"),
     "smoke": lambda: folder("tests/smoke"),
 }
 
 
-def perform(stage: str, check: Check) -> Count:
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What became of a check."""
+
+    stage: str
+    name: str
+    count: Count
+    seconds: float
+
+
+def perform(stage: str, check: Check) -> Done:
     """Run a check between a heading and its result."""
     print(f"\n== {stage}: {check.name}", file=OUTPUT.stream, flush=True)
     started = time.monotonic()
@@ -218,11 +234,12 @@ def perform(stage: str, check: Check) -> Count:
     except (OSError, ElementTree.ParseError) as error:
         print(error, file=OUTPUT.stream)
         count = Count(failed=1)
-    print(f"-- {stage}: {check.name}: {count} in {time.monotonic() - started:.0f} s", file=OUTPUT.stream, flush=True)
-    return count
+    seconds = time.monotonic() - started
+    print(f"-- {stage}: {check.name}: {count} in {seconds:.0f} s", file=OUTPUT.stream, flush=True)
+    return Done(stage, check.name, count, seconds)
 
 
-def buffered(stage: str, check: Check) -> Count:
+def buffered(stage: str, check: Check) -> Done:
     """Run a check beside others, and show its output in one piece."""
     OUTPUT.stream = io.StringIO()
     try:
@@ -240,25 +257,25 @@ def main() -> int:
     if unknown := set(arguments.stages) - set(STAGES):
         parser.error(f"unknown stage: {', '.join(sorted(unknown))}")
 
+    started = time.monotonic()
+    checks = [(stage, check) for stage in arguments.stages or STAGES for check in STAGES[stage]()]
+    together = [(stage, check) for stage, check in checks if not check.alone and len(checks) > 1]
+    done: list[Done] = []
+    # Each shows its output when it has ended; those that have to be alone come last, one after the other, as it comes.
+    with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
+        done += pool.map(lambda each: buffered(*each), together)
+    done += [perform(*each) for each in checks if each not in together]
+
     rows: list[tuple[str, float, Count]] = [("setup", arguments.spent, Count())]
-    failures: list[str] = []
     for stage in arguments.stages or STAGES:
-        total, started = Count(), time.monotonic()
-        checks = list(STAGES[stage]())
-        together = [check for check in checks if not check.alone] if stage == "molecule" else []
-        with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:
-            # Each shows its output when it has ended; the others, one after the other, as it comes.
-            counts = list(zip(together, pool.map(functools.partial(buffered, stage), together), strict=True))
-        counts += [(check, perform(stage, check)) for check in checks if check not in together]
-        for check, count in counts:
-            if count.failed:
-                failures.append(f"{stage}: {check.name}")
-            total += count
-        rows.append((stage, time.monotonic() - started, total))
+        own = [each for each in done if each.stage == stage]
+        rows.append((stage, sum(each.seconds for each in own), sum((each.count for each in own), Count())))
+    failures = [f"{each.stage}: {each.name}" for each in done if each.count.failed]
 
     print()
     for name, seconds, count in rows:
         print(f"{name:12} {seconds:5.0f} s  {count}")
+    print(f"{'altogether':12} {arguments.spent + time.monotonic() - started:5.0f} s, {CHECKS_AT_ONCE} at once")
     for failure in failures:
         print(f"FAILED {failure}")
     total = sum((count for _name, _seconds, count in rows), Count())
