@@ -80,10 +80,10 @@ def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def play(playbook: str, host: Host, *options: str) -> dict[str, Any]:
-    """Run a playbook of the scenario on one host and return what Ansible's JSON callback tells. Fails if it fails."""
-    limit = f"--limit={name_of(host)},localhost"
-    done = ansible("ansible-playbook", limit, *options, playbook, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+def play(playbook: str, host: Host | None, *options: str) -> dict[str, Any]:
+    """Run a playbook of the scenario, on one host or on all, and return what Ansible's JSON callback tells. Fails if it fails."""
+    limit = [f"--limit={name_of(host)},localhost"] if host else []
+    done = ansible("ansible-playbook", *limit, *options, playbook, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
     if done.returncode != 0:
         pytest.fail(done.stdout + done.stderr)
     return json.loads(done.stdout)

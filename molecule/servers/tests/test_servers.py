@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,9 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
+from testinfra import get_hosts
 from testinfra.host import Host
 
-from ansible_collections.steadfast.asgi.molecule.stack.tests.conftest import client, slot  # noqa: F401 (fixtures)
+from ansible_collections.steadfast.asgi.molecule.stack.tests.conftest import client, client_of, slot  # noqa: F401 (fixtures)
 from ansible_collections.steadfast.asgi.molecule.stack.tests.test_site import (  # noqa: F401 (the tests of every site)
     test_a_client_cannot_forge_its_address,
     test_static_files,
@@ -24,7 +26,7 @@ from ansible_collections.steadfast.asgi.molecule.stack.tests.test_site import ( 
     test_websockets,
     test_what_is_written_can_be_read,
 )
-from ansible_collections.steadfast.asgi.molecule.support import Client, ansible, changed, play
+from ansible_collections.steadfast.asgi.molecule.support import Client, ansible, changed, name_of, play
 
 EXAMPLE = Path(os.environ["STEADFAST_ROOT"]) / "examples/fastapi-app"
 SERVERS: dict[str, dict[str, Any]] = {
@@ -45,37 +47,60 @@ def options(request: pytest.FixtureRequest) -> str:
     return given
 
 
-def test_a_second_run_changes_nothing(host: Host, options: str) -> None:
-    assert changed(play("converge.yml", host, options), host) == []
+# The hosts are taken together, as a user's are: each test then looks at what was found on its own.
+@pytest.fixture(scope="session")
+def second_run(options: str) -> dict[str, Any]:
+    return play("converge.yml", None, options)
 
 
-def test_a_new_release_costs_no_request(host: Host, options: str, client: Client, tmp_path: Path) -> None:  # noqa: F811
-    source = shutil.copytree(EXAMPLE, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
-    version = f"1.0.{time.time_ns()}"
+def test_a_second_run_changes_nothing(host: Host, second_run: dict[str, Any]) -> None:
+    assert name_of(host) in second_run["stats"]
+    assert changed(second_run, host) == []
+
+
+@dataclasses.dataclass
+class Deployment:
+    """A new release, and what clients of each host were answered meanwhile."""
+
+    version: str
+    statuses: dict[str, list[int | str]]
+
+
+@pytest.fixture(scope="session")
+def deployment(options: str, second_run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    source = tmp_path_factory.mktemp("deployment") / "source"
+    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
+    done = Deployment(f"1.0.{time.time_ns()}", {name: [] for name in second_run["stats"] if name != "localhost"})
     code = source / "app/__init__.py"
-    code.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', code.read_text(encoding="utf-8")), encoding="utf-8")
-    statuses: list[int | str] = []
+    text = re.sub(r'__version__ = ".*"', f'__version__ = "{done.version}"', code.read_text(encoding="utf-8"))
+    code.write_text(text, encoding="utf-8")
     over = threading.Event()
 
-    def ask() -> None:
+    def ask(site: Client, statuses: list[int | str]) -> None:
         while not over.is_set():
             try:
-                statuses.append(client.ask("/").status_code)
-                statuses.append(client.ask("/notes", "POST", json={"text": "meanwhile"}).status_code)
+                statuses.append(site.ask("/").status_code)
+                statuses.append(site.ask("/notes", "POST", json={"text": "meanwhile"}).status_code)
             except httpx.HTTPError as error:
                 statuses.append(repr(error))
 
-    clients = [threading.Thread(target=ask) for _ in range(3)]
+    hosts = get_hosts(["all"], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
+    clients = [threading.Thread(target=ask, args=(client_of(host), done.statuses[name_of(host)])) for host in hosts for _ in range(3)]
     for thread in clients:
         thread.start()
     try:
-        play("../../playbooks/deploy.yml", host, options, f"--extra-vars=asgi_source={source}")
+        play("../../playbooks/deploy.yml", None, options, f"--extra-vars=asgi_source={source}")
         # Until the old slot has drained.
         time.sleep(6)
     finally:
         over.set()
         for thread in clients:
             thread.join()
-    assert client.ask("/").json()["version"] == version
+    return done
+
+
+def test_a_new_release_costs_no_request(host: Host, deployment: Deployment, client: Client) -> None:  # noqa: F811
+    assert client.ask("/").json()["version"] == deployment.version
+    statuses = deployment.statuses[name_of(host)]
     assert len(statuses) > 50
     assert {status for status in statuses if status not in (200, 201)} == set()

@@ -11,11 +11,15 @@ from testinfra.host import Host
 from ansible_collections.steadfast.asgi.molecule.support import Client, name_of
 
 
-@pytest.fixture
-def client(host: Host) -> Client:
+def client_of(host: Host) -> Client:
     """A client that trusts the authority which the role asgi_certificate has exported for this host."""
     exported = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], f"{name_of(host)}-ca.pem")
     return Client(host, "notes.example", exported.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def client(host: Host) -> Client:
+    return client_of(host)
 
 
 @pytest.fixture
