@@ -33,6 +33,8 @@ class Host:
     """A Debian container. The application's releases are copies of tests/apps/plain that differ in a few characters."""
 
     def __init__(self, name: str, work: Path, image: str = "steadfast-asgi-test:debian13", boot_seconds: float = 2.0) -> None:
+        # Another checkout may load its own host on the same engine.
+        name = f"{name}-{os.environ['STEADFAST_CHECKOUT']}"
         self.name = name
         self.work = work
         self.releases: dict[str, str] = {}
