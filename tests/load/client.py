@@ -113,7 +113,8 @@ class Client:
         self.body = BODY if method == "POST" else b""
         self.message = (
             f"{method} / HTTP/1.1\r\nHost: {load.site.name}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n"
-            f"Content-Length: {len(self.body)}\r\n\r\n"
+            + (f"Content-Length: {len(self.body)}\r\n" if self.body else "")
+            + "\r\n"
         ).encode() + self.body
 
     async def run(self) -> None:

@@ -48,16 +48,16 @@ def directives(text: str, name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("nginx", "debian", "listen", "http2", "keepalive"),
     [
-        ("1.22.1", "12", "443 ssl http2", [], []),
-        ("1.25.0", "12", "443 ssl http2", [], []),
-        ("1.25.1", "12", "443 ssl", ["on"], []),
-        ("1.26.3", "13", "443 ssl", ["on"], []),
-        ("1.29.6", "13", "443 ssl", ["on"], []),
-        ("1.29.7", "13", "443 ssl", ["on"], ["0"]),
+        ("1.22.1", "12", "443 ssl http2", [], ["32"]),
+        ("1.25.0", "12", "443 ssl http2", [], ["32"]),
+        ("1.25.1", "12", "443 ssl", ["on"], ["32"]),
+        ("1.26.3", "13", "443 ssl", ["on"], ["32"]),
+        ("1.29.6", "13", "443 ssl", ["on"], ["32"]),
+        ("1.29.7", "13", "443 ssl", ["on"], ["0", "32"]),
         # Not installed yet, in check mode: what its Debian would install.
-        ("", "12", "443 ssl http2", [], []),
-        ("", "13", "443 ssl", ["on"], []),
-        ("", "forky/sid", "443 ssl", ["on"], []),
+        ("", "12", "443 ssl http2", [], ["32"]),
+        ("", "13", "443 ssl", ["on"], ["32"]),
+        ("", "forky/sid", "443 ssl", ["on"], ["32"]),
     ],
 )
 def test_versions(render: Render, nginx: str, debian: str, listen: str, http2: list[str], keepalive: list[str]) -> None:
@@ -65,6 +65,38 @@ def test_versions(render: Render, nginx: str, debian: str, listen: str, http2: l
     assert directives(site, "listen")[-2:] == [listen, "[::]:" + listen]
     assert directives(site, "http2") == http2
     assert directives(site, "keepalive") == keepalive
+
+
+def test_kept_connections(render: Render) -> None:
+    kept = block(render(), "upstream asgi_shop_kept")
+    assert directives(kept, "server") == ["unix:/run/shop/live.sock max_fails=0", "unix:/run/shop/./live.sock max_fails=0 backup"]
+    assert directives(render(asgi_nginx_upstream_keepalive=5), "keepalive") == ["5"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"asgi_nginx_upstream_keepalive": 0},
+        {"asgi_service_workers": "cpu"},
+        {"asgi_service_limit_concurrency": 100},
+        # An error on a kept connection would count against its server.
+        {"asgi_nginx_upstream": ["127.0.0.1:8000"]},
+        {"asgi_nginx_upstream": ["unix:/run/a.sock", "unix:/run/b.sock"]},
+    ],
+)
+def test_no_kept_connections(render: Render, variables: dict[str, Any]) -> None:
+    site = render(nginx="1.26.3", **variables)
+    assert "kept" not in site
+    assert directives(site, "proxy_pass") == ["http://asgi_shop"]
+    assert re.findall(r"^    (.*);$", block(site, "map $asgi_upgrade_shop $asgi_conn_shop"), re.MULTILINE) == [
+        "default close",
+        "websocket upgrade",
+    ]
+
+
+def test_access_log_line_by_line(render: Render) -> None:
+    site = render(asgi_nginx_access_log_flush=0)
+    assert set(directives(site, "access_log")) == {"/var/log/nginx/shop.access.log asgi_shop if=$asgi_log_shop"}
 
 
 def test_http2_off(render: Render) -> None:
@@ -349,7 +381,7 @@ def test_locations(render: Render) -> None:
     assert directives(block(site, "location ^~ /nobody"), "deny") == ["all"]
     assert directives(block(site, "location ^~ /metrics"), "return") == ["404"]
     for name in ("events", "upload", "admin", "nobody"):
-        assert directives(block(site, f"location ^~ /{name}"), "proxy_pass") == ["http://asgi_shop"]
+        assert directives(block(site, f"location ^~ /{name}"), "proxy_pass") == ["http://asgi_shop$asgi_kept_shop"]
     # The headers of the server block are inherited: no location has a header of its own, in either direction.
     assert not re.findall("proxy_set_header|add_header", "".join((events, upload, login, admin)))
 
@@ -363,7 +395,7 @@ def test_an_exact_location_takes_nothing_from_the_others(render: Render) -> None
     rules = [{"path": "/", "exact": True, "rate": "1r/s"}, {"path": "/metrics", "exact": "true", "allow": ["10.0.0.1"]}]
     site = render(asgi_nginx_locations=rules, asgi_nginx_closed=["/metrics"], asgi_nginx_redirect=False)
     for location in ("location /", "location = /", "location = /metrics"):
-        assert directives(block(site, location), "proxy_pass") == ["http://asgi_shop"]
+        assert directives(block(site, location), "proxy_pass") == ["http://asgi_shop$asgi_kept_shop"]
     assert directives(block(site, "location ^~ /metrics"), "return") == ["404"]
 
 
@@ -462,10 +494,10 @@ def test_access_log_is_json(render: Render) -> None:
     (pieces,) = re.findall(r"^log_format asgi_shop escape=json (.*?);$", site, re.MULTILINE | re.DOTALL)
     line = json.loads(re.sub(r"\$\w+", "x", "".join(re.findall("'(.*)'", pieces))))
     assert {"time", "request_id", "client", "status", "seconds", "upstream_seconds", "tls"} <= set(line)
-    assert set(directives(site, "access_log")) == {"/var/log/nginx/shop.access.log asgi_shop if=$asgi_log_shop"}
+    assert set(directives(site, "access_log")) == {"/var/log/nginx/shop.access.log asgi_shop buffer=64k flush=1s if=$asgi_log_shop"}
     assert "    /ready 1;" in block(site, "map $uri $asgi_check_shop")
     combined = render(asgi_nginx_access_log_format="combined", asgi_nginx_access_log_skip=[])
-    assert set(directives(combined, "access_log")) == {"/var/log/nginx/shop.access.log combined"}
+    assert set(directives(combined, "access_log")) == {"/var/log/nginx/shop.access.log combined buffer=64k flush=1s"}
     assert "log_format" not in combined
 
 
@@ -484,7 +516,7 @@ def test_access_log_is_json(render: Render) -> None:
 def test_what_is_logged(render: Render, variables: dict[str, Any], source: str, map_of: list[str]) -> None:
     site = render(**variables)
     assert re.findall(r"^    (.*);$", block(site, f"map {source} $asgi_log_shop"), re.MULTILINE) == map_of
-    assert set(directives(site, "access_log")) == {"/var/log/nginx/shop.access.log asgi_shop if=$asgi_log_shop"}
+    assert set(directives(site, "access_log")) == {"/var/log/nginx/shop.access.log asgi_shop buffer=64k flush=1s if=$asgi_log_shop"}
     sample = variables.get("asgi_nginx_access_log_sample")
     shares = {5: ["5% 1", "* 0"], "0": ["* 0"]}
     assert ("split_clients" in site) == (sample is not None)
@@ -545,6 +577,8 @@ ACCEPTED = {
     "return_bypasses_allow_deny": {"static"},
     # Which site of a host is the default one is not for each site to say; see asgi_nginx_default_server.
     "default_server_flag": {"names"},
+    # Both names that the variable of proxy_pass can make are upstreams of the file, so nothing is ever looked up.
+    "missing_resolver": set(SITES),
     # The names in $ssl_client_s_dn are escaped as in RFC 2253, control characters too; the others are nginx's words and digits.
     "http_splitting": {"names"},
 }

@@ -62,6 +62,9 @@ async def listen_meanwhile(receive):
 
 
 async def http(scope, receive, send):
+    if scope["path"] == "/unread":
+        await answer(send, 200, {"path": "/unread"})
+        return
     size = 0
     while True:
         message = await receive()

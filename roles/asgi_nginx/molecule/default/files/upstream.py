@@ -16,6 +16,12 @@ SOCKET = Path("/run/shop/blue.sock")
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # How many requests came over this connection.
+    served = 0
+
+    def parse_request(self) -> bool:
+        self.served += 1
+        return super().parse_request()
 
     def address_string(self) -> str:
         return "unix"
@@ -29,16 +35,26 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
+        # Whatever the method: the next request on this connection begins behind it.
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
         match self.path.partition("?")[0]:
             case "/missing":
                 self.answer(404, {})
             case "/moved":
                 self.answer(307, {"Location": "/elsewhere"})
             case "/broken":
+                self.close_connection = True
+            case "/connection":
+                content = {"served": self.served, "socket": Path(str(self.server.server_address)).stem}
+                self.answer(200, {"Content-Type": "application/json"}, json.dumps(content).encode())
+            case "/once" if self.served > 1:
+                # As an application does that is being replaced: the connection was idle, so it is closed.
                 self.close_connection = True
             case "/own-headers":
                 self.answer(200, {"X-Frame-Options": "DENY", "Strict-Transport-Security": "max-age=1"})
@@ -71,16 +87,23 @@ class Handler(BaseHTTPRequestHandler):
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+    # As a server has it; the default is 5.
+    request_queue_size = 128
+
+
+def serve(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    server = UnixServer(str(path), Handler)
+    path.chmod(0o666)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 def main() -> None:
-    SOCKET.unlink(missing_ok=True)
-    unix = UnixServer(str(SOCKET), Handler)
-    SOCKET.chmod(0o666)
+    serve(SOCKET)
+    serve(SOCKET.with_name("green.sock"))
     live = SOCKET.with_name("live.sock")
     live.unlink(missing_ok=True)
     live.symlink_to(SOCKET)
-    threading.Thread(target=unix.serve_forever, daemon=True).start()
     ThreadingHTTPServer(("127.0.0.1", 9000), Handler).serve_forever()
 
 

@@ -162,6 +162,8 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "log-skip": ({"asgi_nginx_access_log_skip": ["/a;b"]}, ['A path in asgi_nginx_access_log_skip is "/a;b".']),
     "log-sample": ({"asgi_nginx_access_log_sample": 101}, ['asgi_nginx_access_log_sample is "101".', "0 to 100"]),
     "log-sample-below": ({"asgi_nginx_access_log_sample": -1}, ['asgi_nginx_access_log_sample is "-1".']),
+    "log-flush": ({"asgi_nginx_access_log_flush": -1}, ['asgi_nginx_access_log_flush is "-1".', "at once"]),
+    "keepalive": ({"asgi_nginx_upstream_keepalive": -1}, ['asgi_nginx_upstream_keepalive is "-1".', "0 keeps none"]),
     "rate": ({"asgi_nginx_rate": "fast"}, ['asgi_nginx_rate, or a rate in asgi_nginx_locations, is "fast".', "10r/s"]),
     "connections": ({"asgi_nginx_connections": -1}, ['of that name in asgi_nginx_locations, is "-1".', "no limit"]),
     "fallback": (

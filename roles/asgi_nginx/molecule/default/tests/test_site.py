@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from http.client import HTTPResponse, RemoteDisconnected
+from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 SHOP = "shop.example"
 HSTS = "max-age=63072000"
 FORGED = "6.6.6.6"
+
+
+def logged(host: Host, app: str) -> list[dict[str, str]]:
+    """Return the access log, once everything that was asked before is in it (asgi_nginx_access_log_flush)."""
+    time.sleep(1.2)
+    return [json.loads(line) for line in host.file(f"/var/log/nginx/{app}.access.log").content_string.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +172,63 @@ def test_only_what_can_be_repeated_is_asked_twice(host: Host, client: Client, me
     """The application closes the connection instead of answering."""
     path = f"/broken?{method}"
     assert client.ask(path, method=method).status == 502
-    lines = [json.loads(line) for line in host.file("/var/log/nginx/shop.access.log").content_string.splitlines()]
-    assert {line["upstream_status"] for line in lines if line["uri"] == path} == {tries}
+    assert {line["upstream_status"] for line in logged(host, "shop") if line["uri"] == path} == {tries}
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body", "kept"),
+    [
+        ("GET", {}, None, True),
+        ("GET", {}, b"body", False),
+        ("GET", {"Upgrade": "h2c"}, None, False),
+        ("POST", {}, b"body", False),
+        ("DELETE", {}, None, False),
+    ],
+)
+def test_connections_to_the_application_are_kept_for_what_can_be_repeated(
+    client: Client, method: str, headers: dict[str, str], body: bytes | None, kept: bool
+) -> None:
+    answers = [client.ask("/connection", headers, method=method, body=body) for _ in range(8)]
+    assert {answer.status for answer in answers} == {200}
+    # Each process of nginx has connections of its own.
+    assert (max(json.loads(answer.body)["served"] for answer in answers) > 1) == kept
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_request_is_lost_on_a_connection_that_the_application_closes(client: Client, method: str) -> None:
+    """As it does with idle ones when it is replaced: here just as the next request comes on it."""
+    for _ in range(3):
+        # Until nginx has let go of all that it kept; then twice through the same process of it.
+        time.sleep(2.1)
+        connection = HTTPConnection(SHOP, 443)
+        connection.sock = client.tls()
+        for _ in range(2):
+            connection.request(method, "/once", headers={"Host": SHOP})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+        connection.close()
+
+
+def test_kept_connections_follow_the_live_socket(host: Host, client: Client) -> None:
+    """The same rename that a rollout does, in the midst of requests."""
+
+    def sockets(seconds: float) -> list[str]:
+        until = time.monotonic() + seconds
+        found = []
+        while time.monotonic() < until:
+            found.append(json.loads(client.ask("/connection").body)["socket"])
+        return found
+
+    assert set(sockets(0.5)) == {"blue"}
+    try:
+        host.check_output("ln -s green.sock /run/shop/next.sock && mv -T /run/shop/next.sock /run/shop/live.sock")
+        sockets(2)
+        assert set(sockets(0.5)) == {"green"}
+    finally:
+        host.check_output("ln -s blue.sock /run/shop/next.sock && mv -T /run/shop/next.sock /run/shop/live.sock")
+        sockets(2)
+    assert set(sockets(0.5)) == {"blue"}
 
 
 def test_oversized_header(client: Client) -> None:
@@ -177,15 +238,14 @@ def test_oversized_header(client: Client) -> None:
 
 
 def test_access_log(host: Host, client: Client) -> None:
-    log = "/var/log/nginx/shop.access.log"
     assert client.ask("/ready").status == 200
     request = client.ask("/whoami?x=%22").seen()["x-request-id"]
-    lines = [json.loads(line) for line in host.file(log).content_string.splitlines()]
+    lines = logged(host, "shop")
     (line,) = [line for line in lines if line["request_id"] == request]
     assert (line["method"], line["uri"], line["status"], line["tls"]) == ("GET", "/whoami?x=%22", "200", "TLSv1.3")
     assert 0 <= float(line["upstream_seconds"]) <= float(line["seconds"]) + 0.01
     assert not [line for line in lines if line["uri"] == "/ready" and line["status"] == "200"]
-    for file in (log, "/var/log/nginx/shop.error.log"):
+    for file in ("/var/log/nginx/shop.access.log", "/var/log/nginx/shop.error.log"):
         assert host.file(file).mode == 0o640
         assert host.file(file).group == "adm"
 
@@ -208,7 +268,7 @@ def test_http3(host: Host, client: Client) -> None:
         assert found[method]["headers"]["strict-transport-security"] == HSTS
     seen = dict(json.loads(found["GET"]["body"]))
     assert FORGED not in found["GET"]["body"]
-    assert (seen["host"], seen["x-forwarded-proto"], seen["connection"]) == (SHOP, "https", "close")
+    assert (seen["host"], seen["x-forwarded-proto"], seen.get("connection")) == (SHOP, "https", None)
     # 0-RTT is not offered, and not taken from who tries.
     assert found["tickets"] > 0
     assert set(found["early data offered"]) == {0}
@@ -319,7 +379,7 @@ def test_forged_headers_do_not_reach_the_application(client: Client) -> None:
     assert (seen["host"], seen["x-forwarded-host"]) == (SHOP, SHOP)
     assert (seen["x-forwarded-proto"], seen["x-forwarded-port"]) == ("https", "443")
     assert re.fullmatch("[0-9a-f]{32}", seen["x-request-id"])
-    assert seen["connection"] == "close"
+    assert "connection" not in seen
 
 
 def test_trusted_proxy_tells_the_client_but_the_client_does_not(client: Client) -> None:
@@ -375,7 +435,7 @@ def test_what_went_well_is_left_out_of_the_log(host: Host, client: Client) -> No
     introduction = VERSION_1.format("198.51.100.9").encode()
     assert ask_balanced(client, introduction, "/well")[0] == 200
     assert ask_balanced(client, introduction, "/missing")[0] == 404
-    lines = [json.loads(line) for line in host.file("/var/log/nginx/balanced.access.log").content_string.splitlines()]
+    lines = logged(host, "balanced")
     assert "404" in {line["status"] for line in lines if line["uri"] == "/missing"}
     assert not [line for line in lines if line["status"].startswith("2")]
 
