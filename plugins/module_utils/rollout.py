@@ -436,12 +436,20 @@ class Rollout:
         """Watch the new slot while the old one is kept warm. Three bad answers in a row, or a crash, flip back."""
         until = self.clock() + self.params["bake_time"]
         bad = 0
+        # A server starts another worker so soon that the ready check does not see it.
+        proven = set() if self.layout.recycles(slot) else set(self.progress.ready)
         while self.clock() < until:
             state = self.state(slot)
-            answer = self.target(slot).ask(5, self.systemd.processes(self.layout.service_unit(slot)))
+            pids = self.systemd.processes(self.layout.service_unit(slot))
+            answer = self.target(slot).ask(5, pids)
             bad = 0 if self.progress.expected(answer) else bad + 1
-            if crashed(state) or bad >= 3:
-                what = f"its process ended{result_of(state)}" if crashed(state) else f"the ready check failed: {answer.summary()}"
+            ended = sorted(proven.difference(pids)) if pids else []
+            if crashed(state) or ended or bad >= 3:
+                what = f"the ready check failed: {answer.summary()}"
+                if ended:
+                    what = f"a worker ended that had been ready (process {', '.join(map(str, ended))})"
+                if crashed(state):
+                    what = f"its process ended{result_of(state)}"
                 journal = self.journal(slot)
                 self.flip_back(old)
                 raise RolloutError(self.explain(slot, f"in its bake time {what}. Slot {old} is live again.", journal), journal=journal)

@@ -21,6 +21,8 @@ SLOTS = ("blue", "green")
 UNITS = ("service", "socket")
 # What the history calls the ways to make a release live.
 _MADE_LIVE = ("rollout", "restart", "rollback")
+# The options that make workers end: gunicorn's and hypercorn's, uvicorn's, granian's.
+_RECYCLING = re.compile(rb"^max_requests\b|--limit-max-requests\b|\"(limit_)?max_requests\"|\"workers_lifetime\"", re.MULTILINE)
 
 
 class LockedError(Exception):
@@ -97,6 +99,12 @@ class Layout:
         """Return how many processes a slot serves with, by its unit's own ready check; 1 where the unit does not say."""
         found = re.search(rb"^ExecStartPost=(?:.*\\\n)*.*--workers (\d+)", contents(self.unit_file(slot, "service")) or b"", re.MULTILINE)
         return int(found.group(1)) if found else 1
+
+    def recycles(self, slot: str) -> bool:
+        """Return whether the workers of a slot end by themselves from time to time, by what their server was told of it."""
+        files = [self.unit_file(slot, "service")]
+        files += [f"{self.settings(slot)}/{name}" for name in ("gunicorn.conf.py", "hypercorn.toml", "granian.json")]
+        return any(_RECYCLING.search(contents(path) or b"") for path in files)
 
     def live_slot(self) -> str:
         """Return the slot that the live link names, '' if there is no such link.
@@ -283,6 +291,12 @@ def withdrawn_releases(history: list[dict[str, Any]]) -> set[str]:
                 withdrawn.add(previous)
             withdrawn.discard(release)
     return withdrawn
+
+
+def failed_releases(history: list[dict[str, Any]]) -> set[str]:
+    """Return the IDs of the releases that were tried and never stayed live."""
+    tried = {str(entry.get("release", "")) for entry in history if entry.get("action") in (*_MADE_LIVE, "flip back")}
+    return tried - {str(entry.get("release", "")) for entry in history if _made_live(entry)}
 
 
 def previous_release(history: list[dict[str, Any]], current: str, usable: Callable[[str], bool]) -> str:

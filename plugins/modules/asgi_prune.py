@@ -10,6 +10,8 @@ module: asgi_prune
 short_description: Remove an application's releases that nothing needs any more
 description:
   - Keeps the newest releases, each release that a slot links to, and the one that a rollback would go to. The others are removed.
+  - Releases that were tried and never stayed live do not count among the newest, so that attempts in a row push out nothing that was
+    good. They are all removed.
   - Static files that none of the releases left has are removed from the union of them.
   - What is not complete is left alone, since it may be under construction. M(steadfast.asgi.asgi_release) removes it.
 version_added: 0.1.0
@@ -79,6 +81,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     SLOTS,
     Layout,
     LockedError,
+    failed_releases,
     is_complete,
     locked,
     previous_release,
@@ -170,7 +173,8 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
                 note = {"pid": os.getpid(), "doing": "removing old releases", "since": utc(time.time())}
                 held.enter_context(locked(layout.lock, 60, note, time.monotonic, time.sleep))
             complete = complete_releases(layout)
-            spared = needed(layout) | set(complete[-module.params["keep"] :])
+            failed = failed_releases(read_history(layout.history))
+            spared = needed(layout) | set([name for name in complete if name not in failed][-module.params["keep"] :])
             removed = [name for name in complete if name not in spared]
             if removed and not module.check_mode:
                 for name in removed:

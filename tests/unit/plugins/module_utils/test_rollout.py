@@ -111,6 +111,8 @@ class Host:
         # The commands that were run, each with the release that was serving then; those with this word in them fail.
         self.commands: list[tuple[str, str]] = []
         self.failing = "false"
+        # What runs in each slot.
+        self.processes = [os.getpid()]
         self.refused: tuple[str, ...] = ()
         # How the next release behaves when it is started: a status of the ready check, or a state of its unit.
         self.status = 200
@@ -295,7 +297,7 @@ class FakeSystemd(Systemd):
         self._host = host
 
     def processes(self, unit: str) -> list[int]:
-        return [os.getpid()] if self._host.active(unit) == "active" else []
+        return self._host.processes if self._host.active(unit) == "active" else []
 
 
 @pytest.fixture
@@ -977,7 +979,15 @@ def broken(host: Host) -> None:
     host.servers["green"] = Server(host.layout.socket("green"), 503, host.seen["green"])
 
 
-@pytest.mark.parametrize(("happens", "said"), [(gone, "oom-kill"), (broken, "503 migrations are missing")])
+def replaced(host: Host) -> None:
+    """A worker has crashed, and the server has started another one at once."""
+    host.processes = [1]
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [(gone, "oom-kill"), (broken, "503 migrations are missing"), (replaced, f"a worker ended that had been ready (process {os.getpid()})")],
+)
 def test_a_release_that_fails_in_its_bake_time_is_taken_back(
     at_rest: Host, roll: Roll, clock: Clock, happens: Callable[[Host], None], said: str
 ) -> None:
@@ -999,6 +1009,18 @@ def test_a_release_that_fails_in_its_bake_time_is_taken_back(
     assert at_rest.history()[-1]["release"] == "B"
     assert at_rest.history()[-1]["result"] != "ok"
     assert roll("A").run()["changed"] is False
+
+
+def test_in_the_bake_time_workers_may_end_that_are_told_to_after_some_requests(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("max_requests = 10\n")
+
+    def meanwhile() -> None:
+        if at_rest.live == "green":
+            replaced(at_rest)
+
+    clock.while_asleep = meanwhile
+    roll("B", bake_time=10).run()
+    assert at_rest.serving() == "B"
 
 
 def test_an_old_slot_that_ended_in_the_bake_time_is_started_before_it_is_live_again(at_rest: Host, roll: Roll, clock: Clock) -> None:

@@ -59,6 +59,22 @@ def test_the_newest_the_live_one_and_the_way_back_stay(prune: Prune, layout: Lay
     assert prune(keep=2)["changed"] is False
 
 
+def test_what_never_stayed_live_goes_first(prune: Prune, layout: Layout) -> None:
+    """Several attempts in a row must not push out what could be gone back to."""
+    failed = [
+        {"release": "4", "action": "rollout", "previous": "3", "result": "slot green did not make it"},
+        {"release": "5", "action": "flip back", "previous": "3", "result": "slot green did not make it"},
+        # At the second attempt.
+        {"release": "6", "action": "rollout", "previous": "3", "result": "slot green did not make it"},
+        {"release": "6", "action": "rollout", "previous": "3", "result": "ok"},
+        # The way to one that was live once.
+        {"release": "2", "action": "rollback", "previous": "6", "result": "slot green did not make it"},
+    ]
+    with open(layout.history, "a", encoding="utf-8") as stream:
+        stream.writelines(f"{json.dumps(line)}\n" for line in failed)
+    assert prune(keep=3)["kept"] == ["2", "3", "6"]
+
+
 def test_a_slot_that_drains_keeps_its_release(prune: Prune, layout: Layout) -> None:
     green = Path(layout.slots, "green")
     green.mkdir()
