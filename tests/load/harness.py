@@ -152,11 +152,10 @@ class Host:
         """Return when no old slot drains any more, and no old worker."""
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            units = self.execute("systemctl list-units --no-legend 'plain-drain-*' | wc -l").strip()
-            workers = len(self.module("asgi_info", app="plain", ready_host=NAME)["workers"])
-            if units == "0" and workers == expected:
+            drains = self.execute("systemctl list-units --no-legend 'plain-drain-*'").strip()
+            if not drains and len(self.module("asgi_info", app="plain", ready_host=NAME)["workers"]) == expected:
                 return
-            time.sleep(0.5)
+            time.sleep(0.2)
         raise FailedError("something of the old release still runs after 60 s")
 
 

@@ -27,7 +27,8 @@ SAYS = {
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     host = Host("steadfast-load", tmp_path_factory.mktemp("load"), boot_seconds=1.0)
-    host.set_up("one")
+    # What a reload would otherwise mostly wait for.
+    host.set_up("one", asgi_service_websocket_close_window=3)
     host.build("two")
     yield host
     host.remove()
