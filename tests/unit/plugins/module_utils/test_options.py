@@ -50,7 +50,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("server", "expected"),
     [
-        ("gunicorn", {"limit_request_line", "umask", "target", "ws_max_size", "runtime_threads"}),
+        ("gunicorn", {"umask", "target", "ws_max_size", "runtime_threads"}),
+        ("gunicorn/asgi", {"limit_request_line", "umask"}),
         ("uvicorn", {"ws_ping_interval"}),
         ("hypercorn", {"workers", "keep_alive_timeout", "log"}),
         ("granian", {"target", "ws_max_size", "runtime_threads"}),
@@ -71,6 +72,18 @@ def test_what_it_does_not_have_is_named_with_what_is_near(capsys: pytest.Capture
     first, second = capsys.readouterr().err.splitlines()
     assert first == "asgi_service_options has runtime_treads, but granian has no option of this name; did you mean runtime_threads?"
     assert second == "asgi_service_options has colour, but granian has no option of this name; see granian's own documentation."
+
+
+def test_what_only_uvicorn_has_is_not_for_gunicorn_s_own_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    assert options.main(["gunicorn/asgi", "umask"]) == 0
+    assert options.main(["gunicorn/asgi", "ws_max_size"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("asgi_service_options has ws_max_size, but gunicorn with its own asgi worker has no option of this name; ")
+
+
+def test_what_only_gunicorn_s_own_workers_heed_is_not_for_uvicorn_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert options.main(["gunicorn", "limit_request_line"]) == 1
+    assert "limit_request_line, which gunicorn leaves to its workers, and those on uvicorn do not heed it" in capsys.readouterr().err
 
 
 def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

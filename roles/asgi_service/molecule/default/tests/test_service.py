@@ -5,14 +5,45 @@ from __future__ import annotations
 import base64
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testinfra.host import Host
 
 APPS = ("plain", "bare", "horn", "gran", "native", "trio")
 JSON = ("plain", "bare", "gran", "native", "trio")
 
+TASKS = yaml.safe_load((Path(__file__).parents[1] / "converge.yml").read_text(encoding="utf-8"))[0]["tasks"]
+# What the role was given for each application.
+GIVEN = {task["vars"]["asgi_service_app"]: task["vars"] for task in TASKS}
+
+# Receives StatsD's datagrams for a while, and keeps them.
+RECEIVE = """
+import socket, sys
+receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+receiver.bind(("127.0.0.1", 8125))
+with open("/run/statsd.txt", "wb", buffering=0) as stream:
+    while True:
+        stream.write(receiver.recv(65536) + b"\\n")
+"""
+
+# Says by which code a websocket is closed that gets a message of a certain size.
+BIG = """
+import asyncio, sys, websockets
+
+async def main(app, size):
+    async with websockets.unix_connect(f"/run/{app}/live.sock", uri="ws://localhost/ws", max_size=None) as websocket:
+        await websocket.recv()
+        try:
+            await websocket.send("x" * int(size))
+            print(len(await asyncio.wait_for(websocket.recv(), 25)))
+        except websockets.ConnectionClosed:
+            print("closed by", websocket.close_code)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 # Says what a websocket of the live slot ends with when the slot is stopped, and how long the stop takes.
 STOP = """
 import asyncio, sys, time, websockets
@@ -260,7 +291,8 @@ def test_an_option_that_the_server_does_not_have_is_refused_and_put_back(host: H
         ("gran", "granian", {"runtime_treads": 1}, "runtime_threads"),
         ("horn", "hypercorn", {"websocket_ping_intervall": 1}, "websocket_ping_interval"),
         ("bare", "uvicorn", {"ws_ping_intervals": 1}, "ws_ping_interval"),
-        ("plain", "gunicorn", {"limit_request_lines": 1}, "limit_request_line"),
+        ("plain", "gunicorn", {"dogstatd_tags": 1}, "dogstatsd_tags"),
+        ("native", "gunicorn", {"permit_obsolete_foldin": 1}, "permit_obsolete_folding"),
     ):
         variables = {
             "asgi_service_app": app,
@@ -274,7 +306,8 @@ def test_an_option_that_the_server_does_not_have_is_refused_and_put_back(host: H
         done = apply_roles(["asgi_service"], variables, f"--limit={host.backend.get_hostname()}")
         said = done.stdout + done.stderr
         assert done.returncode != 0
-        assert f"asgi_service_options has {next(iter(options))}, but {server} has no option of this name" in said
+        having = f"{server} with its own asgi worker" if app == "native" else server
+        assert f"asgi_service_options has {next(iter(options))}, but {having} has no option of this name" in said
         assert f"did you mean {meant}" in said
     # Also the environment and the credentials, which these runs have none of.
     assert host.check_output("sha256sum /etc/*/next/*") == before
@@ -341,3 +374,10 @@ def test_a_changed_environment_goes_live_through_the_other_slot(host: Host, appl
     assert get(host, "plain", "/environment") == {"PLAIN_SECRET": "another-4711"}
     assert get(host, "plain", "/credentials") == {"database_password": "one-more-4711"}
     assert not host.file("/etc/plain/next/credential.token").exists
+            "asgi_service_worker_class": "asgi" if app == "native" else "handover",
+    # What the other kind of worker would take, and this one would pass over.
+    for kind, options in (("asgi", {"ws_max_queue": 5}), ("handover", {"permit_obsolete_folding": True})):
+        variables = GIVEN["plain"] | {"asgi_service_options": options, "asgi_service_worker_class": kind}
+        done = apply_roles(["asgi_service"], variables, f"--limit={host.backend.get_hostname()}")
+        assert done.returncode != 0
+        assert f"asgi_service_options has {next(iter(options))}" in done.stdout + done.stderr
