@@ -78,4 +78,5 @@ class Systemd:
         # The end of a process can be known before journald has read its last words.
         self._run(["journalctl", "--sync"])
         command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit}", f"--since=@{int(since)}"]
-        return readable(self._run(command).stdout.strip())
+        # A line of JSON may unfold to many. Of those the end matters most.
+        return "\n".join(readable(self._run(command).stdout.strip()).splitlines()[-2 * lines :])

@@ -111,7 +111,7 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"asgi_service_workers": 0, "asgi_service_worker_memory": "none"},
         ["asgi_service_workers is 0", "at least 1", 'asgi_service_worker_memory is "none"', "256M"],
     ),
-    "unknown kind of log": ({"asgi_service_log_format": "xml"}, ["asgi_service_log_format", "text, json"]),
+    "unknown kind of log": ({"asgi_service_log_format": "xml"}, ["asgi_service_log_format", "json, text"]),
     "Trio without hypercorn": ({"asgi_service_event_loop": "trio"}, ["asgi_service_event_loop", "auto, asyncio or uvloop"]),
     "a server's option that the role sets": ({"asgi_service_options": {"bind": "0.0.0.0:80"}}, ["asgi_service_options", "bind"]),
     "figures to nowhere": ({"asgi_service_statsd": "8125"}, ["asgi_service_statsd", "127.0.0.1:8125"]),

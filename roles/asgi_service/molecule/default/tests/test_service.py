@@ -13,8 +13,8 @@ import yaml
 from testinfra.host import Host
 
 APPS = ("plain", "bare", "horn", "gran", "native", "trio")
+# All but one are as they are by default.
 JSON = ("plain", "bare", "gran", "native", "trio")
-
 TASKS = yaml.safe_load((Path(__file__).parents[1] / "converge.yml").read_text(encoding="utf-8"))[0]["tasks"]
 # What the role was given for each application.
 GIVEN = {task["vars"]["asgi_service_app"]: task["vars"] for task in TASKS}
@@ -205,23 +205,66 @@ def test_the_log_is_json_from_server_and_application(host: Host, app: str) -> No
     assert not [entry for entry in entries if "access" in entry["logger"]]
 
 
-def test_the_log_is_text_by_default(host: Host) -> None:
+def test_the_log_is_text_on_demand(host: Host) -> None:
     worker = get(host, "horn", "/log?tea", "--header 'X-Request-ID: 4711'")["pid"]
     lines = journal(host, "horn")
     assert f"[{worker}] [INFO] plain: asked for tea" in lines
     assert lines[-1] == "ValueError: on purpose"
 
 
-def test_the_log_level_changes_by_a_reload(host: Host) -> None:
+def test_the_log_level_changes_by_a_reload(host: Host, apply_roles: Any) -> None:
     slot = host.check_output("readlink /opt/plain/slots/live")
-    host.check_output(f"sed -i 's/INFO/ERROR/g' /etc/plain/{slot}/gunicorn.conf.py")
-    host.check_output(f"systemctl reload plain@{slot}.service")
-    get(host, "plain", "/log?coffee")
-    assert not [line for line in journal(host, "plain") if "asked for coffee" in line]
-    host.check_output(f"sed -i 's/ERROR/INFO/g' /etc/plain/{slot}/gunicorn.conf.py")
-    host.check_output(f"systemctl reload plain@{slot}.service")
-    get(host, "plain", "/log?coffee")
-    assert [line for line in journal(host, "plain") if "asked for coffee" in line]
+    master = host.check_output(f"systemctl show --property=MainPID --value plain@{slot}.service")
+    for level, logged in (("error", 0), ("info", 1)):
+        done = apply_roles(
+            ["asgi_service"], GIVEN["plain"] | {"asgi_service_log_level": level}, f"--limit={host.backend.get_hostname()}", "-v"
+        )
+        assert '"way": "reload"' in done.stdout, done.stdout
+        get(host, "plain", "/log?coffee")
+        assert len([line for line in journal(host, "plain") if "asked for coffee" in line]) == logged
+    # The process is the same; only its workers are others.
+    assert host.check_output("readlink /opt/plain/slots/live") == slot
+    assert host.check_output(f"systemctl show --property=MainPID --value plain@{slot}.service") == master
+
+
+def test_a_failure_shows_the_log_as_text(host: Host, apply_roles: Any) -> None:
+    """One that is JSON in the journal, with all of a traceback in one line."""
+    given = GIVEN["native"] | {"asgi_service_environment": {"PLAIN_BROKEN": "import"}}
+    done = apply_roles(["asgi_service"], given, f"--limit={host.backend.get_hostname()}")
+    assert done.returncode != 0
+    # Ansible shows it twice: as it is, and within the JSON of its own.
+    said = (done.stdout + done.stderr).replace("\\n", "\n")
+    assert "RuntimeError: this release cannot be imported" in said.splitlines()
+    assert "[ERROR] gunicorn.error: Exception in worker process" in said
+    assert 'message": "Exception in' not in said.replace("\\", "")
+    # As it was.
+    done = apply_roles(["asgi_service"], GIVEN["native"], f"--limit={host.backend.get_hostname()}")
+    assert done.returncode == 0, done.stdout
+
+
+def test_gunicorn_s_figures_reach_statsd(host: Host) -> None:
+    script = base64.b64encode(RECEIVE.encode()).decode()
+    host.check_output(f"echo {script} | base64 --decode >/run/statsd.py")
+    host.check_output("systemd-run --quiet --unit=statsd /usr/bin/python3 /run/statsd.py")
+    try:
+        host.check_output("timeout 10 sh -c 'until [ -e /run/statsd.txt ]; do sleep 0.1; done'")
+        slot = host.check_output("readlink /opt/plain/slots/live")
+        # The number of workers is sent when it changes.
+        host.check_output(f"systemctl reload plain@{slot}.service")
+        get(host, "plain", "/")
+        assert host.run("curl --silent --fail --unix-socket /run/plain/live.sock http://localhost/nowhere").rc == 22
+        host.check_output("sleep 0.2")
+        told = host.file("/run/statsd.txt").content_string.splitlines()
+    finally:
+        host.check_output("systemctl stop statsd && rm /run/statsd.py /run/statsd.txt")
+    workers = max(2, int(host.check_output("nproc")))
+    assert f"plain.gunicorn.workers:{workers}|g|#app:plain" in told
+    assert "plain.gunicorn.request.status.200:1|c|@1.0|#app:plain" in told
+    assert "plain.gunicorn.request.status.404:1|c|@1.0|#app:plain" in told
+    assert "plain.gunicorn.requests:1|c|@1.0|#app:plain" in told
+    durations = [float(found[1]) for line in told if (found := re.match(r"plain\.gunicorn\.request\.duration:([0-9.]+)\|ms", line))]
+    assert durations
+    assert max(durations) < 10_000
 
 
 @pytest.mark.parametrize("app", APPS)
