@@ -92,6 +92,16 @@ options:
         description: Octal mode, best as a string.
         type: raw
         default: '0600'
+      credential:
+        description:
+          - Encrypt the content as a credential of this name, which only this machine can decrypt (systemd-creds(1)). It is what
+            C(LoadCredentialEncrypted=) of a unit takes.
+          - Encrypting gives other bytes each time. The file counts as unchanged if it decrypts to O(secrets[].content).
+        type: str
+  find_can_encrypt:
+    description: Find out whether this host can encrypt credentials, and return RV(can_encrypt) and RV(cannot_encrypt_because).
+    type: bool
+    default: false
   validate:
     description:
       - A command and its arguments, run without a shell after the files are in place and only if something changed.
@@ -112,7 +122,9 @@ options:
     default: []
 attributes:
   check_mode:
-    description: Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge.
+    description:
+      - Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge. Where nothing has ever been
+        encrypted, a host with C(systemd-creds) is taken for one that can, since trying would make its key.
     support: full
   diff_mode:
     description: Shows the content of files, and the kind, owner and mode of every entry.
@@ -144,6 +156,14 @@ changed_paths:
   type: list
   elements: str
   sample: [/etc/nginx/conf.d/shop.conf]
+can_encrypt:
+  description: Whether something that was encrypted could be decrypted again.
+  returned: success, if O(find_can_encrypt)
+  type: bool
+cannot_encrypt_because:
+  description: Why not, empty if it could.
+  returned: success, if O(find_can_encrypt)
+  type: str
 contents:
   description: The texts of the files that O(read) names, by their paths.
   returned: success, if O(read) names any
@@ -185,6 +205,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import CredentialError, Credentials
 
 _DEFAULT_MODES = {"file": 0o644, "directory": 0o755}
 
@@ -314,6 +336,19 @@ def parse_mode(path: str, mode: Any) -> int:
     return number
 
 
+def encrypted(path: str, name: str, content: bytes, check_mode: bool) -> bytes:
+    """Return what a file with a credential is to have in it: what it has, if that decrypts to `content`. Raises FilesError."""
+    old = observe(path)
+    credentials = Credentials()
+    try:
+        if old.state == "file" and credentials.decrypt(name, old.content) == content:
+            return old.content
+        # Anything else than what is there.
+        return b"(encrypted)" if check_mode else credentials.encrypt(name, content)
+    except (CredentialError, OSError) as error:
+        raise FilesError(f"{path}: {to_native(error)}") from None
+
+
 def wanted_entry(spec: dict[str, Any], check_mode: bool) -> Entry:
     """Turn one element of the `files` option into an Entry. Raises FilesError for what makes no sense."""
     path, state = spec["path"], spec["state"]
@@ -328,10 +363,11 @@ def wanted_entry(spec: dict[str, Any], check_mode: bool) -> Entry:
     if state == "file" and spec["content"] is None:
         raise FilesError(f"{path}: state=file needs 'content'")
     mode = _DEFAULT_MODES[state] if spec["mode"] is None else parse_mode(path, spec["mode"])
+    content = (spec["content"] or "").encode("utf-8") if state == "file" else b""
     return Entry(
         path,
         state,
-        content=(spec["content"] or "").encode("utf-8") if state == "file" else b"",
+        content=encrypted(path, spec["credential"], content, check_mode) if spec.get("credential") else content,
         mode=mode,
         uid=account_id(spec["owner"], "user", check_mode),
         gid=account_id(spec["group"], "group", check_mode),
@@ -440,6 +476,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
     if module.params["read"]:
         result["contents"] = read(module.params["read"])
+    if module.params["find_can_encrypt"]:
+        obstacle = Credentials().obstacle(try_it=not module.check_mode)
+        result.update(can_encrypt=not obstacle, cannot_encrypt_because=obstacle)
     if module.check_mode:
         return result
 
@@ -500,8 +539,10 @@ def main() -> None:
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "raw", "default": "0600"},
+                    "credential": {"type": "str"},
                 },
             },
+            "find_can_encrypt": {"type": "bool", "default": False},
             "validate": {"type": "list", "elements": "str"},
             "validate_always": {"type": "bool", "default": False},
             "read": {"type": "list", "elements": "path", "default": []},

@@ -98,6 +98,11 @@ draining:
   description: Whether the other slot still serves connections from before.
   returned: always
   type: bool
+credentials:
+  description: How the credentials of the live slot are kept on the host's disk, V(encrypted) or V(plain). Empty if it has none.
+  returned: always
+  type: str
+  sample: encrypted
 pending:
   description: The files with settings that the live slot does not run with, since they were written after it was started.
   returned: always
@@ -137,6 +142,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import prop
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
     changed_settings,
+    contents,
     is_complete,
     other,
     previous_release,
@@ -144,6 +150,13 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     withdrawn_releases,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
+
+
+def kept_credentials(unit: bytes) -> str:
+    """Return how the credentials of a unit are kept on the host."""
+    if b"\nLoadCredentialEncrypted=" in unit:
+        return "encrypted"
+    return "plain" if b"\nLoadCredential=" in unit else ""
 
 
 def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str, Any]:
@@ -163,6 +176,7 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
         "answer": "",
         "ready": False,
         "draining": False,
+        "credentials": "",
         "pending": changed_settings(layout, live) if live else [],
         "previous": previous_release(history, release, lambda name: name in complete),
         "releases": complete,
@@ -171,6 +185,7 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
     }
     if not live:
         return result
+    result["credentials"] = kept_credentials(contents(layout.unit_file(live, "service")) or b"")
     unit = layout.service_unit(live)
     state = systemd.show(unit, "ActiveState", "MainPID")
     master = int(state.get("MainPID") or 0)

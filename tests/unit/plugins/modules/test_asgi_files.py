@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import Credentials
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_files
 
 Files = Callable[..., dict[str, Any]]
@@ -106,6 +108,77 @@ def test_secrets_are_in_nothing_that_is_returned(files: Files, tmp_path: Path) -
     assert made["diff"][-1] == {"prepared": f"{tmp_path}/secret changes (it is not shown)\n"}
     assert not [result for result in (refused, made) if "second" in str(result)]
     assert files(directory, secrets=[secret])["changed"] is False
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """A machine whose key can be lost. It writes the bytes backwards, with a number in front that is another each time."""
+    state: dict[str, Any] = {"key": b"key", "made": 0}
+
+    def run(command: Sequence[str], given: bytes) -> subprocess.CompletedProcess[bytes]:
+        mark = state["key"] + command[-3].encode()
+        if command[1] == "encrypt":
+            state["made"] += 1
+            made = b"%d %s %s" % (state["made"], mark, given[::-1])
+            return subprocess.CompletedProcess(command, 0 if state["key"] else 1, made, b"no key")
+        words = given.split(b" ", 2)
+        known = len(words) == 3 and words[1] == mark
+        return subprocess.CompletedProcess(command, 0 if known else 1, words[-1][::-1], b"")
+
+    monkeypatch.setattr(asgi_files, "Credentials", lambda: Credentials(run, str(tmp_path / "key")))
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    return state
+
+
+def test_a_credential_is_encrypted_and_found_unchanged(files: Files, tmp_path: Path, machine: dict[str, Any]) -> None:
+    path = tmp_path / "credential.token"
+    # What was there before, not encrypted.
+    path.write_text("sesame")
+    path.chmod(0o600)
+    mine = {"owner": str(os.getuid()), "group": str(os.getgid())}
+    secret = {**mine, "path": str(path), "content": "sesame", "credential": "token"}
+    foretold = files(check=True, secrets=[secret])
+    assert (foretold["changed"], path.read_text(), machine["made"]) == (True, "sesame", 0)
+    made = files(secrets=[secret])
+    assert made["changed"] is True
+    kept = path.read_text()
+    assert "sesame" not in kept
+    for check in (True, False):
+        again = files(check=check, secrets=[secret])
+        assert (again["changed"], path.read_text()) == (False, kept)
+    # Another secret, another name, and a lost key are changes.
+    assert files(check=True, secrets=[{**secret, "content": "open"}])["changed"] is True
+    assert files(check=True, secrets=[{**secret, "credential": "other"}])["changed"] is True
+    # A check that refuses puts the old one back, to the byte.
+    refused = files(secrets=[{**secret, "content": "open"}], validate=REFUSE)
+    assert (refused["failed"], path.read_text()) == (True, kept)
+    machine["key"] = b"new"
+    assert files(secrets=[secret])["changed"] is True
+    assert files(secrets=[secret])["changed"] is False
+    assert not [result for result in (foretold, made, refused) if "sesame" in str(result) or "emases" in str(result)]
+
+
+def test_a_credential_that_cannot_be_encrypted_changes_nothing(files: Files, tmp_path: Path, machine: dict[str, Any]) -> None:
+    machine["key"] = b""
+    mine = {"owner": str(os.getuid()), "group": str(os.getgid())}
+    secret = {**mine, "path": str(tmp_path / "credential.token"), "content": "sesame", "credential": "token"}
+    refused = files({"path": tmp_path / "other", "content": "x"}, secrets=[secret])
+    assert refused["failed"] is True
+    assert "the credential token cannot be encrypted on this host: no key" in refused["msg"]
+    assert "sesame" not in str(refused)
+    assert snapshot(tmp_path) == {}
+
+
+def test_whether_credentials_can_be_encrypted_is_found_out(files: Files, machine: dict[str, Any]) -> None:
+    assert "can_encrypt" not in files()
+    told = files(find_can_encrypt=True)
+    assert (told["can_encrypt"], told["cannot_encrypt_because"]) == (True, "")
+    machine["key"] = b""
+    told = files(find_can_encrypt=True)
+    assert told["can_encrypt"] is False
+    assert told["cannot_encrypt_because"].endswith("no key")
+    # Nothing was ever encrypted here: it is guessed.
+    assert files(check=True, find_can_encrypt=True)["can_encrypt"] is True
 
 
 def test_the_umask_has_no_say_in_the_mode(files: Files, tmp_path: Path) -> None:

@@ -157,6 +157,19 @@ def test_a_slot_that_drains_is_told(gather: Gather, played: Played) -> None:
     assert gather()["draining"] is True
 
 
+@pytest.mark.parametrize(
+    ("directive", "told"),
+    [("LoadCredentialEncrypted=a:/etc/a", "encrypted"), ("LoadCredential=a:/etc/a", "plain"), ("User=shop", "")],
+)
+def test_how_credentials_are_kept_is_told(gather: Gather, played: Played, directive: str, told: str) -> None:
+    played.put("blue")
+    played.live("blue")
+    unit = Path(played.layout.unit_file("blue", "service"))
+    unit.parent.mkdir(parents=True)
+    unit.write_text(f"[Service]\n{directive}\n")
+    assert gather()["credentials"] == told
+
+
 def test_a_release_that_was_rolled_back_is_withdrawn(gather: Gather, played: Played) -> None:
     for name in ("A", "B"):
         played.release(name)

@@ -119,11 +119,9 @@ def test_credentials_are_files_for_the_service_only(host: Host) -> None:
     assert get(host, "plain", "/credentials") == {"database_password": 'known to "few" $only', "token": "two\nlines\n"}
     slot = host.check_output("readlink /opt/plain/slots/live")
     assert "few" not in host.check_output(f"systemctl show plain@{slot}.service && systemctl cat plain@{slot}.service")
-    places = sorted(host.check_output("grep --recursive --files-with-matches 'known to' /etc /run /opt/plain").split())
-    assert places == sorted(
-        [f"/etc/plain/{part}/credential.database_password" for part in ("next", slot)]
-        + [f"/run/credentials/plain@{slot}.service/database_password"]
-    )
+    # On the disk it is encrypted.
+    places = host.check_output("grep --recursive --files-with-matches 'known to' /etc /run /opt/plain").split()
+    assert places == [f"/run/credentials/plain@{slot}.service/database_password"]
     for path in (f"/etc/plain/{slot}/credential.token", f"/run/credentials/plain@{slot}.service/token"):
         for user in ("nobody", "www-data"):
             assert host.run(f"runuser -u {user} -- cat {path}").rc != 0
@@ -155,6 +153,38 @@ def test_what_systemd_does_not_understand_is_refused_and_put_back(host: Host, ap
         "asgi_service_app": "horn",
         "asgi_service_import_path": "plain:app",
         "asgi_service_user": "keeper",
+    decrypt = f"systemd-creds decrypt --name=database_password /etc/plain/{slot}/credential.database_password -"
+    assert host.check_output(decrypt) == 'known to "few" $only'
+
+
+def test_credentials_are_encrypted_as_soon_as_the_host_can(host: Host, apply_roles: Any) -> None:
+    """What an earlier run has left plain is plain no more. (Without its program systemd is as old as one that has none.)"""
+    given = GIVEN["native"] | {"asgi_service_credentials": {"token": "sesame-4711"}}
+    limit = f"--limit={host.backend.get_hostname()}"
+    kept = "/etc/native/next/credential.token"
+    before = host.check_output("sha256sum /etc/native/next/*")
+    host.check_output("mv /usr/bin/systemd-creds /usr/bin/systemd-creds.away")
+    try:
+        refused = apply_roles(["asgi_service"], given | {"asgi_service_credentials_encrypted": "always"}, limit)
+        assert refused.returncode != 0
+        assert "asgi_service_credentials_encrypted is always, but this host cannot: there is no systemd-creds" in refused.stdout
+        assert host.check_output("sha256sum /etc/native/next/*") == before
+        plain = apply_roles(["asgi_service"], given, limit)
+        assert "not encrypted on this host's disk. there is no systemd-creds" in plain.stdout
+        assert (host.file(kept).content_string, host.file(kept).mode) == ("sesame-4711", 0o600)
+        assert get(host, "native", "/credentials") == {"token": "sesame-4711"}
+    finally:
+        host.check_output("mv /usr/bin/systemd-creds.away /usr/bin/systemd-creds")
+    done = apply_roles(["asgi_service"], given, limit, "--diff", "-vvv")
+    assert done.returncode == 0, done.stdout
+    assert "sesame" not in refused.stdout + plain.stdout + done.stdout + done.stderr
+    assert "sesame" not in host.file(kept).content_string
+    slot = host.check_output("readlink /opt/native/slots/live")
+    assert host.file(f"/etc/native/{slot}/credential.token").content == host.file(kept).content
+    assert get(host, "native", "/credentials") == {"token": "sesame-4711"}
+    for options in (["--check"], []):
+        again = apply_roles(["asgi_service"], given, limit, *options)
+        assert re.search(r"changed=0 .* failed=0", again.stdout), again.stdout
         "asgi_service_virtualenv": "/srv/plain/.venv",
         "asgi_service_directory": "/srv/plain",
         "asgi_service_server": "hypercorn",
