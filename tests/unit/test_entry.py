@@ -118,3 +118,56 @@ def test_websockets_are_closed_with_a_code_and_only_those_that_are_open(entry: M
     assert [message.get("code") for message in sent["open"]] == [None, 1012]
     assert [message.get("code") for message in sent["closed"]] == [None, 1000]
     assert [message.get("code") for message in sent["waiting"]] == [None, 1012]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "peer", "told", "client"),
+    [
+        # Whoever can connect; nginx has overwritten the header.
+        (["*"], None, ["192.0.2.7"], ("192.0.2.7", 0)),
+        (["*"], ("198.51.100.1", 5), ["192.0.2.7, 10.0.0.1"], ("192.0.2.7", 0)),
+        # Nobody.
+        ([], None, ["192.0.2.7"], None),
+        ([], ("10.0.0.1", 5), ["192.0.2.7"], ("10.0.0.1", 5)),
+        # Through the unix socket, where servers know no address or an empty one.
+        (["10.0.0.0/8"], None, ["203.0.113.9, 192.0.2.7, 10.0.0.1"], ("192.0.2.7", 0)),
+        (["10.0.0.0/8"], ("", 0), ["203.0.113.9", "192.0.2.7", "10.0.0.1"], ("192.0.2.7", 0)),
+        (["10.0.0.0/8"], None, ["10.0.0.1, 10.0.0.2"], ("10.0.0.1", 0)),
+        (["10.0.0.0/8", "2001:db8::1"], None, ["192.0.2.7:4711, [2001:db8::1]:443"], ("192.0.2.7", 4711)),
+        (["10.0.0.0/8"], None, ["2001:db8::7"], ("2001:db8::7", 0)),
+        (["10.0.0.0/8"], None, ["unknown, 10.0.0.1"], ("unknown", 0)),
+        # Over TCP.
+        (["10.0.0.0/8"], ("10.0.0.1", 5), ["192.0.2.7"], ("192.0.2.7", 0)),
+        (["10.0.0.0/8"], ("198.51.100.1", 5), ["192.0.2.7"], ("198.51.100.1", 5)),
+        (["*"], ("10.0.0.1", 5), [" "], ("10.0.0.1", 5)),
+    ],
+)
+def test_who_the_client_is(
+    entry: ModuleType, allowed: list[str], peer: tuple[str, int] | None, told: list[str], client: tuple[str, int] | None
+) -> None:
+    headers = [(b"x-forwarded-for", each.encode()) for each in told] + [(b"x-forwarded-proto", b"https"), (b"host", b"x")]
+    scope: dict[str, Any] = {"type": "http", "client": peer, "scheme": "http", "headers": headers}
+
+    async def app(*_: object) -> None: ...
+
+    asyncio.run(entry.Entry(app, allowed)(scope, None, None))
+    assert scope["client"] == client
+    assert scope["scheme"] == ("http" if client == peer and told != [" "] else "https")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "scheme"),
+    [
+        ("http", b"https", "https"),
+        ("http", b"http", "http"),
+        ("websocket", b"https", "wss"),
+        ("websocket", b"ws", "ws"),
+        ("http", b"x", "?"),
+    ],
+)
+def test_the_scheme_is_the_one_that_the_client_used(entry: ModuleType, kind: str, told: bytes, scheme: str) -> None:
+    async def app(*_: object) -> None: ...
+
+    scope = {"type": kind, "client": None, "scheme": "?", "headers": [(b"x-forwarded-proto", told)]}
+    asyncio.run(entry.Entry(app, ["*"])(scope, None, None))
+    assert (scope["scheme"], scope["client"]) == (scheme, None)

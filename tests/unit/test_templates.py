@@ -123,7 +123,13 @@ def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
     (command,) = unit["ExecStart"]
     words = command.split()
     assert words[:3] == ["/opt/shop/slots/%i/release/.venv/bin/python", "-m", "uvicorn"]
-    assert words[-1] == "shop.main:app"
+    assert words[-1] == "asgi_entry:create"
+    assert "ASGI_IMPORT_PATH=shop.main:app" in unit["Environment"]
+    # Long enough for a worker to boot in, or a reload would never adopt it.
+    assert "UVICORN_TIMEOUT_WORKER_HEALTHCHECK=60" in unit["Environment"]
+    slow = service(asgi_service_server="uvicorn", asgi_service_timeout="90", asgi_service_boot_timeout=120)
+    assert "UVICORN_TIMEOUT_WORKER_HEALTHCHECK=120" in slow["Environment"]
+    assert '"ASGI_FORWARDED_ALLOW_IPS=*"' in unit["Environment"]
     for option, value in (
         ("--fd", "3"),
         ("--workers", "3"),
@@ -281,6 +287,9 @@ def settings(render: Render, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
         handover = ModuleType("asgi_handover")
         vars(handover).update(HandoverWorker=type("HandoverWorker", (Worker,), {}), on_starting=lambda _server: None)
         monkeypatch.setitem(sys.modules, "asgi_handover", handover)
+        entry = ModuleType("asgi_entry")
+        vars(entry).update(Entry=lambda app, forwarded: (app, forwarded))
+        monkeypatch.setitem(sys.modules, "asgi_entry", entry)
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)
         found: dict[str, Any] = {"__file__": "/etc/shop/blue/gunicorn.conf.py"}
@@ -321,8 +330,10 @@ def test_gunicorn_s_configuration_is_python_with_the_values_in_it(settings: Sett
     assert found["worker_class"].ready_path == "/health?deep=1"
     # The socket is systemd's: gunicorn must not bind one of its own.
     assert "bind" not in found
-    # Nobody but nginx can connect, and it overwrites these headers.
-    assert found["forwarded_allow_ips"] == "*"
+    # That is asgi_entry's matter, by whose rules it is the same under every server.
+    assert found["forwarded_allow_ips"] == ""
+    assert found["worker_class"].CONFIG_KWARGS["proxy_headers"] is False
+    assert found["worker_class"].wrap("app") == ("app", ["*"])
 
 
 def test_hypercorn_s_configuration_is_toml_with_the_values_in_it(render: Render) -> None:
@@ -347,7 +358,13 @@ def test_hypercorn_s_configuration_is_toml_with_the_values_in_it(render: Render)
         "loglevel": "debug",
         "errorlog": "-",
         "accesslog": "-",
+        "h11_max_incomplete_size": 65536,
+        "include_server_header": False,
+        "include_date_header": False,
+        "websocket_max_message_size": 16777216,
+        "websocket_ping_interval": 20,
     }
+    assert "websocket_ping_interval" not in settings(asgi_service_websocket_ping_interval=0)
     assert "accesslog" not in settings()
 
 
@@ -372,7 +389,8 @@ def test_the_application_sees_what_nginx_says(
     vars(shop).update(web=SimpleNamespace(app=app))
     monkeypatch.setitem(sys.modules, "shop", shop)
     monkeypatch.setenv("ASGI_IMPORT_PATH", "shop:web.app")
-    application = runpy.run_path(str(ROOT / "roles/asgi_service/files/asgi_entry.py"))["create"](forwarded=True)
+    monkeypatch.setenv("ASGI_FORWARDED_ALLOW_IPS", "*")
+    application = runpy.run_path(str(ROOT / "roles/asgi_service/files/asgi_entry.py"))["create"]()
     # What cannot be copied is passed on as it is.
     state = {"pool": threading.Lock()}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -425,8 +443,10 @@ def test_uvicorn_s_limits_and_further_options_are_words_of_its_command_line(serv
         asgi_service_max_requests=1000,
         asgi_service_root_path="/shop",
         asgi_service_event_loop="asyncio",
-        asgi_service_log_format="json",
-        asgi_service_options={"ws_max_size": 5, "date_header": False, "h11_max_incomplete_event_size": 7, "server_header": True},
+        asgi_service_websocket_max_size=5,
+        asgi_service_max_header_size=7000,
+        asgi_service_server_header=True,
+        asgi_service_options={"ws_max_queue": 3, "use_colors": False},
     )["ExecStart"]
     for words in (
         "--limit-concurrency 100",
@@ -434,9 +454,14 @@ def test_uvicorn_s_limits_and_further_options_are_words_of_its_command_line(serv
         "--root-path /shop",
         "--loop asyncio",
         "--ws-max-size 5",
+        "--ws-ping-interval 20",
+        "--ws-ping-timeout 20",
         "--no-date-header",
-        "--h11-max-incomplete-event-size 7",
+        "--h11-max-incomplete-event-size 7000",
         "--server-header",
+        "--ws-max-queue 3",
+        "--no-use-colors",
+        "--no-proxy-headers",
         "--log-config /etc/shop/%i/logging.json",
     ):
         assert words in command
@@ -451,37 +476,72 @@ def test_hypercorn_s_limits_and_further_options_are_in_its_configuration(render:
         asgi_service_max_requests_jitter=7,
         asgi_service_root_path="/shop",
         asgi_service_statsd="127.0.0.1:8125",
-        asgi_service_options={"websocket_ping_interval": 5, "include_server_header": False, "server_names": ["a.example"]},
+        asgi_service_websocket_ping_interval=5,
+        asgi_service_server_header="true",
+        asgi_service_options={"keep_alive_max_requests": 7, "server_names": ["a.example"]},
     )
     found = tomllib.loads(text)
     assert (found["worker_class"], found["max_requests"], found["max_requests_jitter"]) == ("trio", 1000, 7)
     assert (found["root_path"], found["statsd_host"], found["statsd_prefix"]) == ("/shop", "127.0.0.1:8125", "shop")
-    assert (found["websocket_ping_interval"], found["include_server_header"], found["server_names"]) == (5, False, ["a.example"])
+    assert (found["websocket_ping_interval"], found["include_server_header"], found["server_names"]) == (5, True, ["a.example"])
+    assert found["keep_alive_max_requests"] == 7
 
 
 def test_gunicorn_s_further_options_are_its_own_or_uvicorn_s(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModuleType("gunicorn.config")
-    vars(config).update(KNOWN_SETTINGS=[SimpleNamespace(name="limit_request_line"), SimpleNamespace(name="umask")])
+    vars(config).update(KNOWN_SETTINGS=[SimpleNamespace(name="dogstatsd_tags"), SimpleNamespace(name="umask")])
     monkeypatch.setitem(sys.modules, "gunicorn", ModuleType("gunicorn"))
     monkeypatch.setitem(sys.modules, "gunicorn.config", config)
     found = settings(
         asgi_service_limit_concurrency=9,
         asgi_service_root_path="/shop",
         asgi_service_statsd="localhost:8125",
-        asgi_service_options={"limit_request_line": 1, "ws_max_size": 2, "date_header": False},
+        asgi_service_max_header_size=3000,
+        asgi_service_websocket_max_size=2,
+        asgi_service_date_header="true",
+        asgi_service_options={"dogstatsd_tags": "a:b", "ws_max_queue": 5},
     )
-    assert found["limit_request_line"] == 1
-    assert "ws_max_size" not in found
+    assert found["dogstatsd_tags"] == "a:b"
+    assert "ws_max_queue" not in found
     assert found["worker_class"].CONFIG_KWARGS == {
         "loop": "auto",
         "http": "auto",
         "limit_concurrency": 9,
         "root_path": "/shop",
+        "proxy_headers": False,
+        "server_header": False,
+        "date_header": True,
+        "h11_max_incomplete_event_size": 3000,
         "ws_max_size": 2,
-        "date_header": False,
+        "ws_max_queue": 5,
+        "ws_ping_interval": 20,
+        "ws_ping_timeout": 20,
     }
     assert (found["statsd_host"], found["statsd_prefix"]) == ("localhost:8125", "shop")
     assert "statsd_host" not in settings()
+
+
+def test_gunicorn_s_own_worker_has_limits_of_its_own_and_nothing_of_uvicorn_s(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    native, config = ModuleType("asgi_native"), ModuleType("gunicorn.config")
+    vars(native).update(NativeWorker=type("NativeWorker", (Worker,), {}))
+    vars(config).update(KNOWN_SETTINGS=[SimpleNamespace(name="umask")])
+    monkeypatch.setitem(sys.modules, "asgi_native", native)
+    monkeypatch.setitem(sys.modules, "gunicorn.config", config)
+    found = settings(
+        asgi_service_worker_class="asgi",
+        asgi_service_forwarded_allow_ips=["10.0.0.0/8"],
+        asgi_service_options={"umask": 7, "ws_max_queue": 5},
+    )
+    assert (found["limit_request_line"], found["limit_request_field_size"]) == (8190, 65536)
+    assert found["websocket_max_message_size"] == 16777216
+    assert found["worker_class"].forwarded == ["10.0.0.0/8"]
+    assert found["umask"] == 7
+    assert not hasattr(found["worker_class"], "CONFIG_KWARGS")
+
+
+def test_the_log_is_json_by_default_and_text_is_there(render: Render) -> None:
+    assert "asgi_entry.JsonFormatter" in render("gunicorn.conf.py.j2")
+    assert "asgi_entry.JsonFormatter" not in render("gunicorn.conf.py.j2", asgi_service_log_format="text")
 
 
 def test_a_worker_that_has_ended_is_taken_out_of_the_metrics(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

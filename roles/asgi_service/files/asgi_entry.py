@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What stands between a server and the application.
 
-- `Entry` gives the application what nginx says of the client, where the server does not do that itself; keeps the id that nginx
-  gave the request for the log; and closes websockets with a code that tells their clients to come back.
+- `Entry` gives the application what nginx says of the client, by the same rules under every server; keeps the id that nginx gave the
+  request for the log; and closes websockets with a code that tells their clients to come back.
 - `JsonFormatter` writes one JSON object for each entry of the log.
 
 It needs nothing but the standard library and no particular event loop, so it serves every server alike.
@@ -15,10 +15,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import import_module
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from operator import attrgetter
 from typing import Any
 
@@ -26,6 +29,16 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 # The request that is being answered, by the header X-Request-ID.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+# An address that may have a port behind it, and is in brackets then if it has colons itself.
+_HOP = re.compile(r"(?:\[(.*)\]|([^:]*))(?::(\d{1,5}))?")
+# What the header X-Forwarded-Proto says, as ASGI says it.
+_SCHEMES = {
+    name: {"http": f"http{secure}", "websocket": f"ws{secure}"}
+    for name, secure in ((b"http", ""), (b"https", "s"), (b"ws", ""), (b"wss", "s"))
+}
+
+_OURS = frozenset((b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"))
 
 # What every entry has (logging.LogRecord); everything else came in by `extra`.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -78,54 +91,108 @@ class _Websocket:
             await self._send({"type": "websocket.close", "code": 1012, "reason": "service restart"})
 
 
+class Proxies:
+    """Whose word on the client is taken: `*` for whoever can connect, or addresses and networks; nothing for nobody's.
+
+    Who connects through a unix socket has no address. The socket's group is the guard there, so it is believed as long as anybody is.
+    """
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        allowed = list(allowed)
+        self.everyone = "*" in allowed
+        self.networks = [ip_network(each, strict=False) for each in allowed if each != "*"]
+        self._is_proxy = lru_cache(maxsize=512)(lambda host: _address(host) is None or self._is_known(host))
+        # Of a header of addresses, to which each proxy has added the one that it saw, the client is the last that is no proxy.
+        self.client = lru_cache(maxsize=512)(self._find_client)
+
+    def believes(self, peer: Sequence[Any] | None) -> bool:
+        """Return whether what `peer` (ASGI's client) says of the client is taken."""
+        if self.everyone or not self.networks:
+            return self.everyone
+        return self._is_proxy(peer[0] if peer else "")
+
+    def _find_client(self, told: bytes) -> tuple[str, int]:
+        hops = [_without_port(hop.strip()) for hop in told.decode("latin1").split(",")]
+        if not self.everyone:
+            for host, port in reversed(hops):
+                if not self._is_known(host):
+                    return host, port
+        return hops[0]
+
+    def _is_known(self, host: str) -> bool:
+        address = _address(host)
+        return address is not None and any(address in network for network in self.networks)
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _without_port(host: str) -> tuple[str, int]:
+    """Return a host and its port, 0 for none: some proxies write 192.0.2.7:4711, and [2001:db8::7]:4711."""
+    found = _HOP.fullmatch(host)
+    return (found[1] or found[2] or "", int(found[3] or 0)) if found else (host, 0)
+
+
 class Entry:
     """The application as the server is to call it.
 
-    With `forwarded` it believes the headers X-Forwarded-For and X-Forwarded-Proto. Only nginx can connect, and it overwrites what
-    clients send.
+    `forwarded` says whom the headers X-Forwarded-For and X-Forwarded-Proto are believed (see Proxies).
     """
 
-    def __init__(self, app: ASGIApp, forwarded: bool = False) -> None:
+    def __init__(self, app: ASGIApp, forwarded: Iterable[str] = ()) -> None:
         self.app = app
-        self.forwarded = forwarded
+        self.proxies = Proxies(forwarded)
         self.leaving = False
         self.websockets: set[_Websocket] = set()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] == "http":
+            self.read(scope)
             await self.app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        token = request_id.set(headers.get(b"x-request-id", b"").decode("latin1"))
-        try:
-            if self.forwarded:
-                believe(scope, headers)
-            if scope["type"] == "http":
-                await self.app(scope, receive, send)
-                return
+        elif scope["type"] == "websocket":
+            self.read(scope)
             websocket = _Websocket(self, send)
             self.websockets.add(websocket)
             try:
                 await self.app(scope, receive, websocket.send)
             finally:
                 self.websockets.discard(websocket)
-        finally:
-            request_id.reset(token)
+        else:
+            await self.app(scope, receive, send)
+
+    def read(self, scope: dict[str, Any]) -> None:
+        """Keep the request's id, and put the client and the scheme that the proxy names into the scope.
+
+        Each request has a context of its own, so the id need not be taken back. This is on every request's way: one pass, no copies.
+        """
+        identity = told = scheme = b""
+        for name, value in scope["headers"]:
+            if name not in _OURS:
+                continue
+            if name == b"x-request-id":
+                identity = value
+            elif name == b"x-forwarded-for":
+                told = told + b"," + value if told else value
+            else:
+                scheme = value
+        request_id.set(identity.decode("latin1"))
+        if (told or scheme) and self.proxies.believes(scope.get("client")):
+            if told:
+                client = self.proxies.client(told)
+                if client[0]:
+                    scope["client"] = client
+            if scheme in _SCHEMES:
+                scope["scheme"] = _SCHEMES[scheme][scope["type"]]
 
     async def farewell(self) -> None:
         """Close the websockets that there are, and from now on each as soon as it is accepted."""
         self.leaving = True
         for websocket in list(self.websockets):
             await websocket.close()
-
-
-def believe(scope: dict[str, Any], headers: dict[bytes, bytes]) -> None:
-    """Put the client and the scheme that the proxy names into a scope."""
-    client = headers.get(b"x-forwarded-for", b"").decode("latin1").strip()
-    if client:
-        scope["client"] = (client, 0)
-    if headers.get(b"x-forwarded-proto") == b"https":
-        scope["scheme"] = "https" if scope["type"] == "http" else "wss"
 
 
 def load(path: str) -> ASGIApp:
@@ -135,6 +202,6 @@ def load(path: str) -> ASGIApp:
     return found
 
 
-def create(forwarded: bool = False) -> Entry:
+def create(kind: type[Entry] = Entry) -> Entry:
     """Return the application that the environment names. uvicorn's factory."""
-    return Entry(load(os.environ["ASGI_IMPORT_PATH"]), forwarded)
+    return kind(load(os.environ["ASGI_IMPORT_PATH"]), os.environ.get("ASGI_FORWARDED_ALLOW_IPS", "").split())

@@ -22,7 +22,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 import granian._signals as signals  # noqa: E402
-from asgi_entry import Entry, load  # noqa: E402
+from asgi_entry import Entry, create  # noqa: E402
 from granian._granian import SocketHolder, WorkerSignal  # noqa: E402
 from granian.log import LogLevels  # noqa: E402
 from granian.server import Server  # noqa: E402
@@ -74,7 +74,7 @@ _entries: list[Entry] = []
 def load_application(*_: Any) -> Entry:
     """Import the application, in a worker. As for the other servers, modules are looked for in the working directory first."""
     sys.path.insert(0, os.getcwd())
-    _entries.append(GranianEntry(load(os.environ["ASGI_IMPORT_PATH"]), forwarded=True))
+    _entries.append(create(GranianEntry))
     return _entries[-1]
 
 

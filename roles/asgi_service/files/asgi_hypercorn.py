@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from asgi_entry import create
 
-application = create(forwarded=True)
+application = create()
 
 
 def say_farewell(module: Any) -> None:

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from asgi_entry import Entry
 from gunicorn.workers.gasgi import ASGIWorker
 
 
 class NativeWorker(ASGIWorker):  # type: ignore[misc]
-    """gunicorn's worker `asgi` that believes nginx and closes its websockets with 1012."""
+    """gunicorn's worker `asgi` that believes nginx and closes its websockets with 1012. The configuration file sets the attribute."""
+
+    forwarded: Sequence[str] = ()
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        self.asgi = Entry(self.asgi, forwarded=True)
+        self.asgi = Entry(self.asgi, self.forwarded)
 
     async def _shutdown(self) -> None:
         # Nobody is to come in while the others are sent away.

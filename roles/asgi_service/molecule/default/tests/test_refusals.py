@@ -41,6 +41,36 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "asgi_service_limit_concurrency is set, which gunicorn",
     ),
     "max_requests_granian": ({"asgi_service_max_requests": 5, "asgi_service_server": "granian"}, "asgi_service_max_requests is set"),
+    "forwarded_name": ({"asgi_service_forwarded_allow_ips": ["proxy.example.org"]}, "asgi_service_forwarded_allow_ips"),
+    "forwarded_number": ({"asgi_service_forwarded_allow_ips": ["10.0.0.300"]}, "asgi_service_forwarded_allow_ips"),
+    "forwarded_quote": ({"asgi_service_forwarded_allow_ips": ['*"\nUser=root']}, "asgi_service_forwarded_allow_ips"),
+    "header_size": ({"asgi_service_max_header_size": 10}, "asgi_service_max_header_size"),
+    "header_size_granian": (
+        {"asgi_service_max_header_size": 65536, "asgi_service_server": "granian"},
+        "asgi_service_max_header_size is set, which granian",
+    ),
+    "websocket_max_size": ({"asgi_service_websocket_max_size": 0}, "asgi_service_websocket_max_size"),
+    "websocket_max_size_granian": (
+        {"asgi_service_websocket_max_size": 1024, "asgi_service_server": "granian"},
+        "asgi_service_websocket_max_size is set, which granian",
+    ),
+    "websocket_ping_interval": ({"asgi_service_websocket_ping_interval": 0}, "asgi_service_websocket_ping_interval"),
+    "websocket_ping_interval_native": (
+        {"asgi_service_websocket_ping_interval": 20, "asgi_service_worker_class": "asgi"},
+        "asgi_service_websocket_ping_interval is set, which gunicorn",
+    ),
+    "websocket_ping_timeout_hypercorn": (
+        {"asgi_service_websocket_ping_timeout": 20, "asgi_service_server": "hypercorn"},
+        "asgi_service_websocket_ping_timeout is set, which hypercorn",
+    ),
+    "server_header_granian": (
+        {"asgi_service_server_header": True, "asgi_service_server": "granian"},
+        "asgi_service_server_header is set, which granian",
+    ),
+    "date_header_native": (
+        {"asgi_service_date_header": True, "asgi_service_worker_class": "asgi"},
+        "asgi_service_date_header is set, which gunicorn",
+    ),
     "root_path": ({"asgi_service_root_path": "shop"}, "asgi_service_root_path"),
     "root_path_newline": ({"asgi_service_root_path": "/shop\n"}, "asgi_service_root_path"),
     "statsd": ({"asgi_service_statsd": "localhost"}, "asgi_service_statsd"),
