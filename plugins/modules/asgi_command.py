@@ -109,6 +109,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, Surroundings, argv, run_in_unit
+from ansible_collections.steadfast.asgi.plugins.module_utils.releases import no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
     LockedError,
@@ -129,6 +130,9 @@ def surroundings(layout: Layout, release: str) -> Surroundings:
         if not is_complete(release):
             raise CommandError(f"{release} is not a complete release. Build it first, with the role asgi_release.")
         return Surroundings.of_next(layout, release)
+    unknown = no_such_application(layout)
+    if unknown:
+        raise CommandError(f"{unknown}. Correct the name, or deploy it first.")
     live = layout.live_slot()
     if not live:
         raise CommandError(f"nothing of {layout.app} is live on this host, so there is nothing to run a command in. Deploy it first.")

@@ -113,10 +113,21 @@ previous:
   returned: always
   type: str
 releases:
-  description: The complete releases on the host.
+  description: The complete releases on the host, the oldest first.
   returned: always
   type: list
-  elements: str
+  elements: dict
+  contains:
+    id:
+      description: The release's ID.
+      type: str
+    built:
+      description: When it was built.
+      type: str
+    lived:
+      description: When it last went live, empty if it never did.
+      type: str
+  sample: [{id: 1.4.0-9f2c1b7a3d10, built: '2026-11-21T10:29:40Z', lived: '2026-11-21T10:30:12Z'}]
 withdrawn:
   description: Those of them that were rolled back from.
   returned: always
@@ -127,6 +138,20 @@ history:
   returned: always
   type: list
   elements: dict
+release_lines:
+  description: RV(releases) as lines for people to read.
+  returned: always
+  type: list
+  elements: str
+history_lines:
+  description: RV(history) as lines for people to read, without the ends of long messages.
+  returned: always
+  type: list
+  elements: str
+problem:
+  description: That the host does not have this application, and which it has. Empty if it has it.
+  returned: always
+  type: str
 """
 
 import os
@@ -138,12 +163,17 @@ from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Target
+from ansible_collections.steadfast.asgi.plugins.module_utils.releases import (
+    history_lines,
+    no_such_application,
+    release_lines,
+    releases_of,
+)
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import proportional_memory
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
     changed_settings,
     contents,
-    is_complete,
     other,
     previous_release,
     read_history,
@@ -164,8 +194,9 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
     live = layout.live_slot()
     release = os.path.basename(layout.release_of(live))
     history = read_history(layout.history)
-    names = sorted(os.listdir(layout.releases)) if os.path.isdir(layout.releases) else []
-    complete = [name for name in names if is_complete(os.path.join(layout.releases, name))]
+    releases = releases_of(layout)
+    complete = [found["id"] for found in releases]
+    last = history[-params["history"] :] if params["history"] else []
     result: dict[str, Any] = {
         "slot": live,
         "release": release,
@@ -179,9 +210,12 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
         "credentials": "",
         "pending": changed_settings(layout, live) if live else [],
         "previous": previous_release(history, release, lambda name: name in complete),
-        "releases": complete,
+        "releases": releases,
         "withdrawn": sorted(withdrawn_releases(history) & set(complete)),
-        "history": history[-params["history"] :] if params["history"] else [],
+        "history": last,
+        "release_lines": release_lines(releases, release),
+        "history_lines": history_lines(last),
+        "problem": no_such_application(layout),
     }
     if not live:
         return result

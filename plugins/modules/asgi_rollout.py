@@ -32,6 +32,7 @@ options:
   release:
     description:
       - Absolute path of the release to make live, as M(steadfast.asgi.asgi_release) returns it.
+      - With O(rollback) its last part may be the beginning of an ID, as long as only one release of the host begins so.
       - Without it the slots run something that is not a release (a virtual environment of your own), and the module only
         replaces the process, where its settings changed or it does not run.
     type: path
@@ -218,14 +219,27 @@ journal:
 
 import os
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
+from ansible_collections.steadfast.asgi.plugins.module_utils.releases import ReleaseError, find_release, no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, LockedError, deployer, locked, utc
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError, survive_disconnect
+
+
+def find_way_back(params: dict[str, Any], layout: Layout) -> None:
+    """Make a whole path of the release to go back to, where one is named. Raises ReleaseError where the host has none such."""
+    unknown = no_such_application(layout)
+    if unknown:
+        raise ReleaseError(f"{unknown}. Correct the name, or deploy it first.")
+    named = params["release"] or ""
+    # One that lies elsewhere is the caller's own.
+    if named and os.path.dirname(named) == layout.releases:
+        params["release"] = find_release(layout, os.path.basename(named))
 
 
 def warn(module: AnsibleModule, rollout: Rollout) -> None:
@@ -259,18 +273,22 @@ def main() -> None:
     )
     # Directories and links are for the application's user to read, whatever the host's default is.
     os.umask(0o022)
-    release = module.params["release"]
+    layout = Layout(module.params["app"])
     try:
-        rollout = Rollout(module.params, Layout(module.params["app"]), Systemd())
-    except CommandError as error:
+        if module.params["rollback"]:
+            find_way_back(module.params, layout)
+        rollout = Rollout(module.params, layout, Systemd())
+    except (CommandError, ReleaseError) as error:
         module.fail_json(msg=str(error))
+    release = module.params["release"]
     try:
         if module.check_mode:
             module.exit_json(**rollout.preview())
-        if not os.path.isfile(f"{rollout.layout.next}/service"):
-            raise RolloutError(f"there is no {rollout.layout.next}/service on this host. Apply the role asgi_service first.")
+        if not os.path.isfile(f"{layout.next}/service"):
+            unknown = no_such_application(layout) or f"there is no {layout.next}/service on this host"
+            raise RolloutError(f"{unknown}. Apply the role asgi_service first.")
         for slot in SLOTS:
-            os.makedirs(f"{rollout.layout.slots}/{slot}", mode=0o755, exist_ok=True)
+            os.makedirs(f"{layout.slots}/{slot}", mode=0o755, exist_ok=True)
         survive_disconnect()
         note = {
             "pid": os.getpid(),
@@ -278,7 +296,7 @@ def main() -> None:
             "user": deployer(module.params["user"]),
             "release": os.path.basename(release or ""),
         }
-        with locked(rollout.layout.lock, module.params["lock_timeout"], note, time.monotonic, time.sleep):
+        with locked(layout.lock, module.params["lock_timeout"], note, time.monotonic, time.sleep):
             result = rollout.run()
     except RolloutError as error:
         warn(module, rollout)

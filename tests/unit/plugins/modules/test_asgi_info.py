@@ -91,6 +91,7 @@ def test_of_a_clean_host_there_is_nothing_to_tell(gather: Gather, played: Played
     found = gather()
     assert (found["slot"], found["release"], found["state"], found["ready"]) == ("", "", "", False)
     assert (found["releases"], found["history"], found["previous"]) == ([], [], "")
+    assert found["problem"] == "there is no application shop (asgi_app) on this host; it has none"
     assert played.asked == []
 
 
@@ -107,7 +108,10 @@ def test_what_is_live_is_told(gather: Gather, played: Played) -> None:
         found = gather(ready_path="/healthz", ready_host="example.org")
         worker.kill()
     assert (found["slot"], found["release"], found["state"], found["previous"]) == ("green", "B", "active", "A")
-    assert found["releases"] == ["A", "B"], "what is complete"
+    assert [release["id"] for release in found["releases"]] == ["A", "B"], "what is complete"
+    assert [line.split()[0] for line in found["release_lines"]] == ["A", "B"]
+    assert found["release_lines"][1].endswith("  live")
+    assert found["problem"] == ""
     assert worker.pid in found["workers"]
     assert found["memory"] > 1 << 20
     assert 0 <= found["uptime"] <= time.monotonic()
