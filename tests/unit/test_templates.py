@@ -125,10 +125,6 @@ def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
     assert words[:3] == ["/opt/shop/slots/%i/release/.venv/bin/python", "-m", "uvicorn"]
     assert words[-1] == "asgi_entry:create"
     assert "ASGI_IMPORT_PATH=shop.main:app" in unit["Environment"]
-    # Long enough for a worker to boot in, or a reload would never adopt it.
-    assert "UVICORN_TIMEOUT_WORKER_HEALTHCHECK=60" in unit["Environment"]
-    slow = service(asgi_service_server="uvicorn", asgi_service_timeout="90", asgi_service_boot_timeout=120)
-    assert "UVICORN_TIMEOUT_WORKER_HEALTHCHECK=120" in slow["Environment"]
     assert '"ASGI_FORWARDED_ALLOW_IPS=*"' in unit["Environment"]
     for option, value in (
         ("--fd", "3"),
