@@ -15,6 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, argv
 from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
@@ -76,6 +77,7 @@ class Plan:
         # Where the packages are named, on the controller: a lock, or what is to be asked for its requirements.
         self.lock = self.artifact = self.requirement = ""
         self.pyproject: dict[str, Any] = {}
+        self.requires_python = ""
         for name in ("before_build", "after_build"):
             if self.arguments.get(name):
                 self.recipe[name] = commands(name, self.arguments[name])
@@ -109,6 +111,12 @@ class Plan:
         lock, kind = self.recipe["lock"].removeprefix("source/"), self.recipe["format"]
         pyproject = os.path.join(directory, "pyproject.toml")
         content = self.pyproject = read_toml(pyproject) if os.path.isfile(pyproject) else {}
+        project = content.get("project")
+        self.requires_python = str(project.get("requires-python") or "") if isinstance(project, dict) else ""
+        if is_version(self.text("python")):
+            # Which patch version it will be is not known yet.
+            wanted = self.text("python")
+            self.check_python([wanted] if wanted.count(".") > 1 else [f"{wanted}.{patch}" for patch in range(100)])
         extras, groups, package = self.names("extras"), self.names("groups"), self.text("package")
         if kind == "uv":
             check_uv_lock(directory, package, extras, groups)
@@ -130,7 +138,6 @@ class Plan:
         self.files.append(("source", directory, names))
         if self.text("import_path"):
             _check_app(directory, names, self.text("import_path"), packages if lock else None)
-        project = content.get("project")
         version = str(project.get("version") or "") if isinstance(project, dict) else ""
         if origin.commit:
             return f"{origin.commit[:12]}-{digest(directory, [], self.how())[:6]}"
@@ -264,6 +271,21 @@ class Plan:
         for directory in sorted(set(found.values())):
             self.files.append(("wheelhouse", directory, sorted(name for name in found if found[name] == directory)))
 
+    def check_python(self, versions: list[str]) -> None:
+        """Raise SourceError if the project wants none of these versions of Python."""
+        try:
+            wanted = SpecifierSet(self.requires_python)
+        except InvalidSpecifier:
+            # uv's own message is better.
+            return
+        if not any(wanted.contains(version, prereleases=True) for version in versions):
+            python = self.text("python") or "/usr/bin/python3"
+            what = python if is_version(python) else f"{python}, which is Python {versions[0]} on this host"
+            raise SourceError(
+                f"asgi_release_python is {what}, and the project's pyproject.toml has requires-python = {self.requires_python!r}. Name a "
+                "version that both can use."
+            )
+
     def check_versions(self, packages: dict[str, str]) -> None:
         old = too_old(packages)
         if old:
@@ -310,6 +332,11 @@ def check_environment(environment: Any) -> None:
             )
         if not isinstance(value, str | int | float) or "\0" in str(value):
             raise SourceError(f"asgi_release_build_environment: the value of {name} (it is not shown) is no text. Write it in quotes.")
+
+
+def is_version(python: str) -> bool:
+    """Return whether an interpreter is named by its version and not by its path."""
+    return re.match(r"[0-9.]+\Z", python) is not None
 
 
 def wheels_in(directory: str) -> list[str]:
@@ -360,7 +387,13 @@ class ActionModule(ActionBase):
         source = str(arguments.get("source") or "")
         if source and is_path(source):
             # A relative path is relative to the playbook, as everywhere in Ansible.
-            source = self._loader.path_dwim(os.path.expanduser(source))
+            given, source = source, self._loader.path_dwim(os.path.expanduser(source))
+            if "/" in given and not os.path.exists(source) and not os.path.isabs(os.path.expanduser(given)):
+                raise AnsibleActionFail(
+                    f"asgi_release_source (asgi_source) is {given!r}, which is relative to the playbook: {source} is not a file or "
+                    "directory on the controller. Write an absolute path, or one from the inventory's directory, as in "
+                    "'{{ inventory_dir }}/../shop'."
+                )
         key = str(arguments.get("git_key") or "")
         options = Options(
             checksum=str(arguments.get("checksum") or ""),
@@ -381,6 +414,8 @@ class ActionModule(ActionBase):
                 if answer.get("failed") or not answer.get("changed"):
                     return answer | known
                 target, live = Target.of(answer.pop("target")), answer.pop("live")
+                if not is_version(plan.text("python")):
+                    plan.check_python([target.release])
                 if self._task.check_mode:
                     with opened(source, options) as origin:
                         packages = Plan(origin, arguments, self._loader).changes(live, target)

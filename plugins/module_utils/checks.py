@@ -205,16 +205,19 @@ def check_rollout(given: Given) -> Iterator[str]:
             f"asgi_rollout_ready_path is {shown(path)}, asgi_rollout_ready_host {shown(host)} and asgi_rollout_ready_status "
             f"{shown(status)}. Give a path such as /ready, a host name and a list of status codes."
         )
-    lists = [given[f"asgi_rollout_{name}"] for name in ("migrate", "before_activate", "after_activate")]
-    commands = [command for each in lists for command in (each if isinstance(each, list) else [each])]
-    wrong = [command for command in commands if not command or not isinstance(command, (str, list))]
-    if wrong or not all(isinstance(each, list) for each in lists):
-        yield (
-            "asgi_rollout_migrate, asgi_rollout_before_activate and asgi_rollout_after_activate are lists of commands, each a text "
-            f"such as 'alembic upgrade head' or a list of words; they are {shown(commands)}."
-        )
+    for name in ("asgi_rollout_migrate", "asgi_rollout_before_activate", "asgi_rollout_after_activate"):
+        yield from check_commands(name, given[name])
     least = {"workers": 0, "boot_timeout": 1, "drain_timeout": 0, "bake_time": 0, "lock_timeout": 0, "command_timeout": 1}
     yield from below(given, {f"asgi_rollout_{name}": bound for name, bound in least.items()})
+
+
+def check_commands(name: str, commands: Any) -> Iterator[str]:
+    if not isinstance(commands, list):
+        yield f"{name} is {shown(commands)}. Write it as a list, also if it is one command: {name}: [{shown(commands)}]"
+        return
+    wrong = [command for command in commands if not command or not isinstance(command, (str, list))]
+    if wrong:
+        yield f"{name} has {shown(wrong)[1:-1]}. Each command is a text such as 'alembic upgrade head', or a list of words."
 
 
 CHECKS: dict[str, Callable[[Given], Iterator[str]]] = {

@@ -147,7 +147,7 @@ def run_in_unit(systemd: Systemd, layout: Layout, around: Surroundings, command:
             output = systemd.journal(unit, began, _LINES)
             why = f"it was not done after {timeout} s" if state["Result"] == "timeout" else f"it ended with {state['ExecMainStatus']}"
             raise CommandError(f"'{' '.join(command)}' failed: {why} ({state['Result']}). It wrote:\n{output}", output) from None
-        return systemd.journal(unit, began, _LINES)
+        return systemd.journal(unit, began, _LINES, own=True)
     finally:
         remove(systemd, f"{units}/{unit}")
 

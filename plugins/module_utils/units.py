@@ -73,10 +73,14 @@ class Systemd:
                 continue
         return []
 
-    def journal(self, unit: str, since: float, lines: int = 80) -> str:
-        """Return the last lines that a unit logged since a time (in seconds), the oldest first, as text for people."""
+    def journal(self, unit: str, since: float, lines: int = 80, own: bool = False) -> str:
+        """Return the last lines that a unit logged since a time (in seconds), the oldest first, as text for people.
+
+        `own` leaves out what systemd says of the unit.
+        """
         # The end of a process can be known before journald has read its last words.
         self._run(["journalctl", "--sync"])
-        command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit}", f"--since=@{int(since)}"]
+        command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", f"--since=@{int(since)}"]
+        command.append(f"_SYSTEMD_UNIT={unit}" if own else f"--unit={unit}")
         # A line of JSON may unfold to many. Of those the end matters most.
         return "\n".join(readable(self._run(command).stdout.strip()).splitlines()[-2 * lines :])

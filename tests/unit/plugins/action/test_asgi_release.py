@@ -368,3 +368,34 @@ def test_check_mode_knows_no_packages_without_a_lock(monkeypatch: pytest.MonkeyP
     result = checked(Path("datasette==0.65.5"), {"datasette": "0.65.0"}, monkeypatch)
     assert "packages" not in result
     assert result["diff"]["prepared"] == "+ release x\n"
+
+
+@pytest.mark.parametrize(
+    ("requires", "python", "good"),
+    [
+        (">=3.11", "3.10", False),
+        (">=3.11", "3.11", True),
+        (">=3.11.5", "3.11", True),
+        (">=3.11.5", "3.11.4", False),
+        ("<3.13", "3.13", False),
+        ("==3.12.*", "3.12", True),
+        (">=3.99", "/usr/bin/python3", True),
+        ("not a version", "3.10", True),
+    ],
+)
+def test_a_python_that_the_project_does_not_want_is_refused(source: Path, inspect: Inspect, requires: str, python: str, good: bool) -> None:
+    """Of a path only the host can say which version it is."""
+    with (source / "pyproject.toml").open("a", encoding="utf-8") as stream:
+        stream.write(f'requires-python = "{requires}"\n')
+    if good:
+        inspect(python=python)
+        return
+    with pytest.raises(AnsibleActionFail, match=re.escape(f"asgi_release_python is {python}, and the project's")) as refused:
+        inspect(python=python)
+    assert f"requires-python = '{requires}'" in str(refused.value)
+
+
+def test_a_relative_source_that_is_not_there_is_explained(inspect: Inspect) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"'\.\./nowhere', which is relative to the playbook: /.*/nowhere is not") as refused:
+        inspect(source="../nowhere")
+    assert "{{ inventory_dir }}/../shop" in str(refused.value)

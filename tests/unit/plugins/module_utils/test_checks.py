@@ -122,10 +122,15 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("asgi_rollout", {"ready_path": "/ready\r\nX: y"}, "asgi_rollout_ready_path is"),
     ("asgi_rollout", {"ready_host": "a b"}, 'asgi_rollout_ready_host "a b"'),
     ("asgi_rollout", {"ready_status": []}, "asgi_rollout_ready_status []"),
-    ("asgi_rollout", {"migrate": "alembic upgrade head"}, 'they are ["alembic upgrade head"]'),
-    ("asgi_rollout", {"migrate": [""]}, "lists of commands"),
-    ("asgi_rollout", {"before_activate": [{"cmd": "true"}]}, "lists of commands"),
-    ("asgi_rollout", {"after_activate": [5]}, "they are [5]"),
+    (
+        "asgi_rollout",
+        {"migrate": "alembic upgrade head"},
+        'asgi_rollout_migrate is "alembic upgrade head". Write it as a list, also if it is one command: '
+        'asgi_rollout_migrate: ["alembic upgrade head"]',
+    ),
+    ("asgi_rollout", {"migrate": [""]}, 'asgi_rollout_migrate has "". Each command is a text'),
+    ("asgi_rollout", {"before_activate": [{"cmd": "true"}]}, 'asgi_rollout_before_activate has {"cmd": "true"}.'),
+    ("asgi_rollout", {"after_activate": [5]}, "asgi_rollout_after_activate has 5."),
     ("asgi_rollout", {"bake_time": -1}, "asgi_rollout_bake_time is -1, but must be at least 0."),
     ("asgi_rollout", {"command_timeout": "0"}, "asgi_rollout_command_timeout is 0, but must be at least 1."),
 ]

@@ -163,6 +163,7 @@ def test_it_is_run_and_its_unit_removed(rooted: tuple[Layout, Surroundings, Path
     layout, around, units = rooted
     systemctl = Recorded()
     assert run_in_unit(Systemd(systemctl), layout, around, ["alembic"], 5) == "what it wrote"
+    assert " _SYSTEMD_UNIT=shop-command-" in systemctl.asked[-2], "without what systemd says of it"
     assert [line.split()[1] for line in systemctl.asked[:2]] == ["daemon-reload", "start"]
     assert list(units.iterdir()) == []
 
