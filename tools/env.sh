@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the other tools: the environment in which everything of this checkout runs.
+# Sourced by the other tools: the environment in which everything of this checkout runs. They all work from its directory and name
+# paths from $root; so whoever sources this in a shell of their own is there afterwards, and has that variable.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root" || exit 1
 
