@@ -1,0 +1,52 @@
+"""What the module says of a way back that there is not, before it asks systemd for anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout
+from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
+
+RunModule = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    monkeypatch.setattr(asgi_rollout, "Layout", lambda app: Layout(app, str(tmp_path)))
+    found = Layout("shop", str(tmp_path))
+    os.makedirs(found.slots)
+    for name in ("1.3.2-77ab0c12ef45", "1.4.0-9f2c1b7a3d10"):
+        release = Path(found.releases, name)
+        release.mkdir(parents=True)
+        (release / "release.json").write_text("{}", encoding="utf-8")
+    return found
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_release_that_is_not_there_is_answered_with_those_that_are(run_module: RunModule, layout: Layout, check: bool) -> None:
+    told = run_module(asgi_rollout.main, check=check, app="shop", rollback=True, release=f"{layout.releases}/1.9")
+    assert told["failed"] is True
+    assert told["msg"].startswith("there is no release 1.9 of shop on this host.")
+    assert [line.split()[0] for line in told["msg"].splitlines()[1:]] == ["1.3.2-77ab0c12ef45", "1.4.0-9f2c1b7a3d10"]
+
+
+@pytest.mark.usefixtures("layout")
+@pytest.mark.parametrize("check", [False, True])
+def test_an_application_that_is_not_there_is_answered_with_those_that_are(run_module: RunModule, check: bool) -> None:
+    told = run_module(asgi_rollout.main, check=check, app="shpo", rollback=True)
+    assert told["failed"] is True
+    assert told["msg"] == "there is no application shpo (asgi_app) on this host; it has shop. Correct the name, or deploy it first."
+
+
+def test_the_beginning_of_an_id_becomes_the_whole_one(layout: Layout) -> None:
+    params = {"release": f"{layout.releases}/1.4"}
+    asgi_rollout.find_way_back(params, layout)
+    assert params["release"] == f"{layout.releases}/1.4.0-9f2c1b7a3d10"
+    params = {"release": "/srv/elsewhere"}
+    asgi_rollout.find_way_back(params, layout)
+    assert params["release"] == "/srv/elsewhere"
