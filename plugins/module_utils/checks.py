@@ -40,6 +40,11 @@ def misfits(pattern: str, values: Iterable[Any]) -> list[Any]:
     return [value for value in values if not fits(pattern, value)]
 
 
+def flattened(values: Iterable[Any]) -> list[Any]:
+    """The values, and in place of a list what is in it."""
+    return [each for value in values for each in (flattened(value) if isinstance(value, list) else [value])]
+
+
 def is_plain_path(value: Any) -> bool:
     return fits(_PATH, value) and ".." not in str(value)
 
@@ -220,9 +225,226 @@ def check_commands(name: str, commands: Any) -> Iterator[str]:
         yield f"{name} has {shown(wrong)[1:-1]}. Each command is a text such as 'alembic upgrade head', or a list of words."
 
 
+_SIZE = r"([0-9]+[KMGT]?|[0-9]{1,3}%)?"
+_SIZES = "a size (512M, 2G), a share (50%), or nothing"
+# The form of a variable, as a pattern and in words.
+_SERVICE_FORMS = {
+    "workers": (r"io|cpu|[1-9][0-9]{0,3}", "io, cpu, or a number of at least 1"),
+    "worker_memory": (r"[1-9][0-9]*[KMGT]?", "a size (256M)"),
+    "memory_max": (_SIZE, _SIZES),
+    "total_memory_max": (_SIZE, _SIZES),
+    "cpu_quota": (r"([1-9][0-9]*%)?", "a share of one processor (150%), or nothing"),
+    "root_path": (r"(/[A-Za-z0-9_.~-]+)*", "a path such as /shop, without a slash at its end, or nothing"),
+    "statsd": (r"([A-Za-z0-9.-]+:[0-9]{1,5})?", "a host and a port (127.0.0.1:8125), or nothing"),
+}
+_SERVICE_LEAST = {
+    "timeout": 1,
+    "graceful_timeout": 1,
+    "keepalive": 1,
+    "max_requests": 0,
+    "max_requests_jitter": 0,
+    "limit_concurrency": 0,
+    "restart_delay": 1,
+    "restart_delay_max": 1,
+    "websocket_close_window": 0,
+    "backlog": 1,
+    "boot_timeout": 1,
+    "open_files": 64,
+    "tasks_max": 8,
+}
+# What the role sets itself, under any server's name for it.
+_SERVICE_OWN_NAMES = """
+    access_log access_logfile accesslog address app app_dir application_path backlog backpressure bind callback_notify chdir config
+    control_socket control_socket_disable daemon date_header errorlog factory fd forwarded_allow_ips graceful_timeout group
+    h11_max_incomplete_event_size h11_max_incomplete_size host include_date_header include_server_header insecure_bind interface
+    keep_alive_timeout keepalive keyfile limit_concurrency limit_max_requests limit_max_requests_jitter limit_request_field_size
+    limit_request_line log_access log_config log_dictconfig log_level logconfig logconfig_dict logconfig_json logger_class
+    loglevel loop max_requests max_requests_jitter on_starting pid_file pid_path pidfile port preload_app proc_name proxy_headers
+    reload respawn_failed_workers root_path server_header statsd_host statsd_prefix target timeout timeout_graceful_shutdown
+    timeout_keep_alive timeout_notify uds url_path_prefix use_reloader user websocket_max_message_size
+    websocket_ping_interval worker_class worker_tmp_dir workers workers_kill_timeout ws_max_size ws_ping_interval ws_ping_timeout
+    wsgi_app
+"""
+_SERVICE_OWN_OPTIONS = frozenset(_SERVICE_OWN_NAMES.split())
+
+
+def check_service(given: Given) -> Iterator[str]:
+    yield from check_app(given, "asgi_service_app", "directories and systemd units")
+    yield from check_import_path(given, "asgi_service_import_path")
+    yield from _check_service_places(given)
+    yield from _check_service_readiness(given)
+    yield from _check_service_numbers(given)
+    yield from _check_service_server(given)
+    yield from _check_service_sandbox(given)
+    yield from _check_service_environment(given)
+
+
+def _check_service_places(given: Given) -> Iterator[str]:
+    """Accounts and paths."""
+    for name in ("asgi_service_user", "asgi_service_group", "asgi_service_socket_group"):
+        if not fits(_ACCOUNT, given[name]):
+            yield f"{name} is {shown(given[name])}, which is no name of a user or group. Name an account on the host."
+    if given["asgi_service_user"] == "root":
+        yield "asgi_service_user is root. Name an account without privileges; asgi_account makes one."
+    environment, directory = given["asgi_service_virtualenv"], given["asgi_service_directory"]
+    for name in ("asgi_service_virtualenv", "asgi_service_directory", "asgi_service_ready_path"):
+        if given[name] and not is_plain_path(given[name]):
+            yield f"{name} is {shown(given[name])}. Give an absolute path of letters, digits and . _ - + @ /, without '..'."
+    if bool(environment) != bool(directory):
+        yield (
+            "Set asgi_service_virtualenv and asgi_service_directory together (an environment that you made, and the directory to run "
+            "in), or neither, to run what asgi_release built."
+        )
+    for path in given["asgi_service_shared"]:
+        if not fits(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", path):
+            yield (
+                f"asgi_service_shared (asgi_shared) has {shown(path)}. Give paths below /var/lib/{given['asgi_service_app']} of letters, "
+                "digits and . _ -, as in media or media/public, without '..' and without a slash at either end."
+            )
+
+
+def _check_service_readiness(given: Given) -> Iterator[str]:
+    host, status = given["asgi_service_ready_host"], given["asgi_service_ready_status"]
+    if not fits(r"[A-Za-z0-9.:_-]+", host):
+        yield (
+            f"asgi_domain (asgi_service_ready_host) is {shown(host)}. Give one host name, as in www.example.org, without a scheme, a "
+            "path or spaces."
+        )
+    if not status or any(not 100 <= int(code) < 600 for code in status):
+        yield f"asgi_service_ready_status is {shown(status)}. Give a list of HTTP status codes such as [200, 204]."
+
+
+def _on_uvicorn(given: Given) -> list[str]:
+    """The servers that run uvicorn. With its own worker gunicorn is another one."""
+    return (["gunicorn"] if given["asgi_service_worker_class"] == "handover" else []) + ["uvicorn"]
+
+
+def _check_service_numbers(given: Given) -> Iterator[str]:
+    server = given["asgi_service_server"]
+    granian = server == "granian"
+    # uvicorn cannot do without.
+    ping = 1 if server in _on_uvicorn(given) else 0
+    least = _SERVICE_LEAST | {
+        "max_header_size": 0 if granian else 1024,
+        "websocket_max_size": 0 if granian else 1,
+        "websocket_ping_interval": ping,
+        "websocket_ping_timeout": ping,
+    }
+    yield from below(given, {f"asgi_service_{name}": bound for name, bound in least.items()})
+
+
+# An address or a network of IPv4 or IPv6, or everybody. What gets through here but is none would be found out when the server starts.
+_PROXY = (
+    r"[*]"
+    r"|((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.](?!/|\Z)|(?=/|\Z))){4}(/([12]?[0-9]|3[0-2]))?"
+    r"|(?!.*:::)(?!.*::.*::)[0-9A-Fa-f]{0,4}(:[0-9A-Fa-f]{0,4}){2,7}(/([1-9]?[0-9]|1[01][0-9]|12[0-8]))?"
+)
+
+
+def _check_service_server(given: Given) -> Iterator[str]:
+    """What the server is told, and whether it is one that can do it."""
+    for name, (pattern, form) in _SERVICE_FORMS.items():
+        if not fits(pattern, given[f"asgi_service_{name}"]):
+            yield f"asgi_service_{name} is {shown(given[f'asgi_service_{name}'])}. Write {form}."
+    server, loop = given["asgi_service_server"], given["asgi_service_event_loop"]
+    if loop not in ("auto", "asyncio", "uvloop") and (server, loop) != ("hypercorn", "trio"):
+        yield (f"asgi_service_event_loop is {shown(loop)}. Write auto, asyncio or uvloop; trio is for asgi_service_server hypercorn.")
+    for address in misfits(_PROXY, given["asgi_service_forwarded_allow_ips"]):
+        yield (
+            f"asgi_service_forwarded_allow_ips has {shown(address)}. Give the addresses (192.0.2.7) and networks (10.0.0.0/8) of the "
+            "proxies, or '*' for whoever can connect."
+        )
+    on_uvicorn = _on_uvicorn(given)
+    pinging = [*on_uvicorn, "hypercorn"]
+    others = ["gunicorn", "uvicorn", "hypercorn"]
+    for name, value, servers in (
+        ("statsd", given["asgi_service_statsd"], ["gunicorn", "hypercorn"]),
+        ("limit_concurrency", int(given["asgi_service_limit_concurrency"]), [*on_uvicorn, "granian"]),
+        ("max_requests", int(given["asgi_service_max_requests"]), others),
+        ("max_header_size", int(given["asgi_service_max_header_size"]), others),
+        ("websocket_max_size", int(given["asgi_service_websocket_max_size"]), others),
+        ("websocket_ping_interval", int(given["asgi_service_websocket_ping_interval"]), pinging),
+        ("websocket_ping_timeout", int(given["asgi_service_websocket_ping_timeout"]), on_uvicorn),
+        ("server_header", boolean(given["asgi_service_server_header"]), pinging),
+        ("date_header", boolean(given["asgi_service_date_header"]), pinging),
+    ):
+        if value and server not in servers:
+            yield f"asgi_service_{name} is set, which {server} (asgi_service_server) has not, but {', '.join(servers)}."
+    options = given["asgi_service_options"]
+    own = sorted(_SERVICE_OWN_OPTIONS.intersection(options)) if isinstance(options, dict) else []
+    value_form = r"[A-Za-z0-9_./:,=@+*-]+" if server == "uvicorn" else r"[^\n\r]*"
+    if not isinstance(options, dict) or own or misfits(r"[a-z][a-z0-9_]*", options) or misfits(value_form, flattened(options.values())):
+        yield (
+            f"asgi_service_options has {shown(own)}, which the role sets itself (see asgi_service_workers and its neighbours), or a value "
+            "that no option can have. Give a mapping of the server's own names, in lower case with underscores, to text of one line "
+            "(without spaces for uvicorn), numbers, booleans or lists."
+        )
+
+
+def _check_service_sandbox(given: Given) -> Iterator[str]:
+    for path in given["asgi_service_sandbox_writable_paths"]:
+        if not is_plain_path(path):
+            yield (
+                f"asgi_service_sandbox_writable_paths has {shown(path)}. Give absolute paths of letters, digits and . _ - + @ /, without "
+                "'..'."
+            )
+    network = given["asgi_service_sandbox_network"]
+    if misfits(r"localhost|link-local|multicast|any|[0-9a-fA-F.:]+(/[0-9]{1,3})?", network):
+        yield (
+            f"asgi_service_sandbox_network is {shown(network)}. Give addresses (192.0.2.7), networks (10.0.0.0/8) or localhost, "
+            "link-local, multicast."
+        )
+    if misfits(r"@?[a-z0-9_-]+", given["asgi_service_sandbox_system_calls"]) or misfits(
+        r"AF_[A-Z0-9]+", given["asgi_service_sandbox_address_families"]
+    ):
+        yield (
+            "asgi_service_sandbox_system_calls takes names such as mbind or @chown, asgi_service_sandbox_address_families such as "
+            "AF_NETLINK."
+        )
+    directives = given["asgi_service_directives"]
+    if (
+        not isinstance(directives, dict)
+        or misfits(r"[A-Z][A-Za-z0-9]*", directives)
+        or any("\n" in str(value) for value in flattened(directives.values()))
+    ):
+        yield (
+            f"asgi_service_directives is {shown(directives)}. Give a mapping of directives of systemd's, as in LimitNPROC, and their "
+            "values, each of one line or a list of such."
+        )
+
+
+def _check_service_environment(given: Given) -> Iterator[str]:
+    """The messages name the variables and the secrets, and never show a value."""
+    environment, credentials = given["asgi_service_environment"], given["asgi_service_credentials"]
+    if not isinstance(environment, dict):
+        yield "asgi_service_environment is not a mapping. Write one name and its value on each line, with a colon between them."
+    else:
+        if names := misfits(r"[A-Za-z_][A-Za-z0-9_]*", environment):
+            yield (
+                f"asgi_service_environment has the names {shown(names)}, which cannot be environment variables. Use letters, digits and "
+                "underscores, not beginning with a digit."
+            )
+        if compound := [name for name, value in environment.items() if not isinstance(value, (str, int, float))]:
+            yield (
+                f"asgi_service_environment has values that are not text, a number or a boolean, for {shown(compound)}. Write each as one "
+                "text; to_json makes one of a list or a mapping."
+            )
+    names = list(credentials) if isinstance(credentials, dict) else []
+    if (
+        not isinstance(credentials, dict)
+        or misfits(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", names)
+        or any(not isinstance(value, (str, int, float)) for value in credentials.values())
+    ):
+        yield (
+            f"asgi_service_credentials is not a mapping of names to texts (its values are not shown; the names are {shown(names)}). Use "
+            "letters, digits and . _ - in a name, which names a file, and write each value as one text."
+        )
+
+
 CHECKS: dict[str, Callable[[Given], Iterator[str]]] = {
     "asgi_account": check_account,
     "asgi_uv": check_uv,
     "asgi_release": check_release,
+    "asgi_service": check_service,
     "asgi_rollout": check_rollout,
 }

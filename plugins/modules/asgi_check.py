@@ -22,7 +22,7 @@ options:
       - The name of the role. Its defaults have to be known where this task is.
       - Without it, only the names are looked at.
     type: str
-    choices: [asgi_account, asgi_uv, asgi_release, asgi_rollout]
+    choices: [asgi_account, asgi_uv, asgi_release, asgi_service, asgi_rollout]
 attributes:
   check_mode:
     description: Does the same, since it changes nothing.
