@@ -33,6 +33,7 @@ from .slots import (
     contents,
     copy_settings,
     deployer,
+    fingerprint,
     is_complete,
     kept_settings,
     other,
@@ -244,6 +245,7 @@ class Rollout:
         """Do what is needed; returns the module's result. Raises RolloutError."""
         before = self.before()
         self.choose_release()
+        self.check_settings(self.layout.next)
         plan = self.plan()
         if plan.way == "nothing":
             return self.result(plan, before)
@@ -377,6 +379,23 @@ class Rollout:
     def give_settings(self, settings: str, slot: str) -> None:
         if copy_settings(settings, self.layout, slot):
             self.systemd.call("daemon-reload")
+        if settings == self.layout.next:
+            # Once more: they may have been written between the first look and the copy.
+            self.check_settings(self.layout.settings(slot))
+
+    def check_settings(self, directory: str) -> None:
+        """Raise RolloutError if the settings are not those that the run wrote which asks for this rollout.
+
+        Whoever deploys at the same time writes them to the same place, before it finds the lock taken and fails.
+        """
+        wanted = self.params["settings"]
+        if not wanted or wanted["directory"] != self.layout.next or self.params["rollback"]:
+            return
+        if fingerprint((name, contents(f"{directory}/{name}")) for name in wanted["names"]) != wanted["fingerprint"]:
+            raise RolloutError(
+                f"the settings in {self.layout.next} are not those that this run wrote: another deployment has written its own since. "
+                "What is live has not been changed. Run this one again when the other one is over."
+            )
 
     def point(self, slot: str, release: str) -> None:
         link = self.layout.release_link(slot)
@@ -516,12 +535,12 @@ class Rollout:
         )
         with kept_settings(self.layout, slot) as kept:
             self.mark(slot, True)
-            if changed:
-                self.give_settings(self.layout.next, slot)
             try:
+                if changed:
+                    self.give_settings(self.layout.next, slot)
                 with self.steps.step("reload"):
                     self.reloaded.run()
-            except ReloadError as error:
+            except (ReloadError, RolloutError) as error:
                 journal = self.journal(slot)
                 if changed:
                     self.give_settings(kept, slot)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +176,14 @@ def settings_in(directory: str) -> list[str]:
     if not os.path.isdir(directory):
         return []
     return sorted(name for name in os.listdir(directory) if not name.startswith(".") and os.path.isfile(f"{directory}/{name}"))
+
+
+def fingerprint(files: Iterable[tuple[str, bytes | None]]) -> str:
+    """Return one value for files, given by name and content, which is another one as soon as any of them differs."""
+    digest = hashlib.sha256()
+    for name, content in sorted(files):
+        digest.update(json.dumps([name, hashlib.sha256(content or b"").hexdigest()]).encode())
+    return digest.hexdigest()
 
 
 def changed_settings(layout: Layout, slot: str) -> list[str]:

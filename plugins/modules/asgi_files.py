@@ -120,6 +120,9 @@ options:
     type: list
     elements: path
     default: []
+  fingerprint:
+    description: An absolute path of a directory. Return RV(fingerprint) of the files in it that O(files) and O(secrets) name.
+    type: path
 attributes:
   check_mode:
     description:
@@ -169,6 +172,21 @@ contents:
   returned: success, if O(read) names any
   type: dict
   sample: {/proc/loadavg: "0.00 0.01 0.05 1/123 4567\n"}
+fingerprint:
+  description: What tells these files from others that somebody else may write later, for the option O(steadfast.asgi.asgi_rollout#module:settings).
+  returned: success, if O(fingerprint) and not in check mode
+  type: dict
+  contains:
+    directory:
+      description: The directory.
+      type: str
+    names:
+      description: The names of the files in it.
+      type: list
+      elements: str
+    fingerprint:
+      description: The value that stands for their contents.
+      type: str
 restored:
   description: The paths that were put back to their old state.
   returned: when O(validate) failed or a write failed
@@ -207,6 +225,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import CredentialError, Credentials
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import fingerprint
 
 _DEFAULT_MODES = {"file": 0o644, "directory": 0o755}
 
@@ -398,8 +417,8 @@ def differences(old: Entry, new: Entry) -> list[dict[str, str]]:
     return found
 
 
-def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[Entry, Entry]], list[dict[str, str]]]:
-    """Return what is to be replaced by what, and the diff of it. Raises FilesError for what cannot be done."""
+def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[Entry], list[tuple[Entry, Entry]], list[dict[str, str]]]:
+    """Return what there is to be, what of it replaces what, and the diff. Raises FilesError for what cannot be done."""
     wanted = [wanted_entry(spec, check_mode) for spec in specs]
     paths = [entry.path for entry in wanted]
     wanted += [Entry(path, "absent") for path in superfluous(specs) if path not in paths]
@@ -421,7 +440,7 @@ def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[tuple[E
         if found:
             plan.append((old, new))
             diff.extend(found if new.path not in unshown else [{"prepared": f"{new.path} changes (it is not shown)\n"}])
-    return plan, diff
+    return wanted, plan, diff
 
 
 def superfluous(specs: list[dict[str, Any]]) -> list[str]:
@@ -472,7 +491,7 @@ def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
-    plan, diff = compare(module.params["files"] + take_secrets(module), module.check_mode)
+    wanted, plan, diff = compare(module.params["files"] + take_secrets(module), module.check_mode)
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
     if module.params["read"]:
         result["contents"] = read(module.params["read"])
@@ -506,6 +525,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             result.update(changed=False, restored=restored)
             said = (stderr or stdout).strip()
             module.fail_json(msg=f"'{' '.join(command)}' refused the new configuration; {outcome}. It said: {said}", **result)
+
+    directory = module.params["fingerprint"]
+    if directory:
+        # Of what was to be written, not of what is there now, which may be somebody else's already.
+        files = {os.path.basename(new.path): new.content for new in wanted if new.state == "file" and os.path.dirname(new.path) == directory}
+        result["fingerprint"] = {"directory": directory, "names": sorted(files), "fingerprint": fingerprint(files.items())}
     return result
 
 
@@ -546,6 +571,7 @@ def main() -> None:
             "validate": {"type": "list", "elements": "str"},
             "validate_always": {"type": "bool", "default": False},
             "read": {"type": "list", "elements": "path", "default": []},
+            "fingerprint": {"type": "path"},
         },
         supports_check_mode=True,
     )

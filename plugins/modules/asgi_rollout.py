@@ -126,6 +126,26 @@ options:
     description: Seconds to wait for another rollout of the same application on this host. V(0) fails at once, and names the other.
     type: int
     default: 0
+  settings:
+    description:
+      - What RV(steadfast.asgi.asgi_files#module:fingerprint) was when the settings for the next start were written. If they are others by now,
+        because somebody else deploys at the same time, the task fails, and what is live is left alone.
+      - By default nothing is compared. Nor is it by a rollback, which brings no new settings.
+    type: dict
+    suboptions:
+      directory:
+        description: The directory of the files. Settings of another one are not looked at.
+        type: path
+        required: true
+      names:
+        description: The names of the files.
+        type: list
+        elements: str
+        required: true
+      fingerprint:
+        description: The value that stands for their contents.
+        type: str
+        required: true
 attributes:
   check_mode:
     description: Says whether a rollout would take place.
@@ -268,6 +288,14 @@ def main() -> None:
             "after_activate": {"type": "list", "elements": "raw", "default": []},
             "command_timeout": {"type": "int", "default": 600},
             "lock_timeout": {"type": "int", "default": 0},
+            "settings": {
+                "type": "dict",
+                "options": {
+                    "directory": {"type": "path", "required": True},
+                    "names": {"type": "list", "elements": "str", "required": True},
+                    "fingerprint": {"type": "str", "required": True},
+                },
+            },
         },
         supports_check_mode=True,
     )

@@ -24,7 +24,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as r
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, copy_settings
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, copy_settings, fingerprint
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
 
@@ -957,6 +957,43 @@ def test_a_rollback_needs_no_name(at_rest: Host, roll: Roll) -> None:
     with pytest.raises(RolloutError, match="no earlier release"):
         roll(rollback=True).run()
     assert at_rest.serving() == "A"
+
+
+def written(host: Host) -> dict[str, Any]:
+    """What asgi_files says of the settings that it wrote."""
+    files = {path.name: path.read_bytes() for path in Path(host.layout.next).iterdir()}
+    return {"directory": host.layout.next, "names": sorted(files), "fingerprint": fingerprint(files.items())}
+
+
+def test_only_the_settings_that_the_same_run_wrote_are_brought_in(at_rest: Host, roll: Roll) -> None:
+    ours = written(at_rest)
+    at_rest.set_environment("of somebody else")
+    with pytest.raises(RolloutError, match="another deployment has written its own since"):
+        roll("B", settings=ours).run()
+    assert at_rest.events == []
+    assert at_rest.serving() == "A"
+    # The way back brings none.
+    theirs = written(at_rest)
+    # Those of another application of the same play.
+    assert roll("B", settings=ours | {"directory": "/etc/other/next"}).preview()["way"] == "rollout"
+    assert roll("B", settings=theirs).run()["way"] == "rollout"
+    assert roll(rollback=True, settings=ours).run()["way"] == "rollout"
+
+
+def test_settings_that_change_while_they_are_copied_are_not_brought_in(
+    at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = written(at_rest)
+
+    def copy(*arguments: Any) -> bool:
+        at_rest.set_environment("of somebody else")
+        return copy_settings(*arguments)
+
+    monkeypatch.setattr(rollout_module, "copy_settings", copy)
+    with pytest.raises(RolloutError, match="another deployment has written its own since"):
+        roll("B", settings=ours).run()
+    assert at_rest.serving() == "A"
+    settled(at_rest)
 
 
 def test_in_its_bake_time_a_good_release_stays_beside_the_old_one(at_rest: Host, roll: Roll, clock: Clock) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import Credentials
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import fingerprint
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_files
 
 Files = Callable[..., dict[str, Any]]
@@ -86,6 +87,27 @@ def test_files_that_match_a_directory_s_pattern_and_are_not_wanted_go(files: Fil
     assert files(*entries)["changed"] is False
     # A directory that is not there yet has nothing in it.
     assert files({"path": tmp_path / "new", "state": "directory", "purge": "*"})["changed"] is True
+
+
+def test_files_can_be_told_from_those_that_somebody_else_writes_later(files: Files, tmp_path: Path) -> None:
+    def write(environment: str, **arguments: Any) -> Any:
+        entries = [
+            {"path": tmp_path / "next", "state": "directory"},
+            {"path": tmp_path / "next/service", "content": "[Service]"},
+            {"path": tmp_path / "next/stale", "state": "absent"},
+            {"path": tmp_path / "elsewhere", "content": environment},
+        ]
+        secrets = [{"path": str(tmp_path / "next/env"), "content": environment, "owner": str(os.getuid()), "group": str(os.getgid())}]
+        return files(*entries, secrets=secrets, fingerprint=str(tmp_path / "next"), **arguments).get("fingerprint")
+
+    first = write("a")
+    assert (first["directory"], first["names"]) == (str(tmp_path / "next"), ["env", "service"])
+    read = [(name, (tmp_path / "next" / name).read_bytes()) for name in first["names"]]
+    assert first["fingerprint"] == fingerprint(read)
+    assert write("a") == first
+    assert write("b")["fingerprint"] != first["fingerprint"]
+    assert "fingerprint" not in files({"path": tmp_path / "next/service", "content": "[Service]"})
+    assert write("a", check=True) is None
 
 
 def test_a_diff_names_what_it_is_not_to_show(files: Files, tmp_path: Path) -> None:
