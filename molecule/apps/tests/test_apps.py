@@ -102,3 +102,38 @@ def test_one_that_is_stopped_takes_no_other_along(host: Host, client: Callable[[
     finally:
         host.check_output(f"systemctl start data@{slot}.socket data@{slot}.service")
     assert client("data").ask("/-/versions.json").status_code == 200
+
+
+def left_of(host: Host, app: str) -> list[str]:
+    """Whatever the host has under an application's name."""
+    places = "/opt /etc /run /var/lib /var/cache /var/log"
+    names = rf"-name {app} -o -name '{app}[@.-]*' -o -name 'asgi-{app}*'"
+    # The lock is empty, and gone after the next boot.
+    files = host.check_output(
+        rf"find {places} \( {names} \) -not -path '*/site-packages/*' -not -path '/opt/[du]*' -not -name 'asgi-{app}.lock'"
+    )
+    units = host.check_output(f"systemctl list-units --all --plain --no-legend '{app}@*' '{app}-*' 'asgi-{app}*'")
+    accounts = host.check_output(f"getent passwd {app}; getent group {app}; true")
+    return sorted([*files.splitlines(), *units.splitlines(), *accounts.splitlines()])
+
+
+# The last one: it takes one of them away.
+def test_one_is_removed_and_the_others_answer_on(host: Host, client: Callable[[str], Client]) -> None:
+    def remove(*options: str) -> list[str]:
+        named = "-e={'asgi_app': 'api', 'asgi_remove': 'api'}"
+        return changed(play("../../playbooks/remove.yml", host, named, *options), host)
+
+    others = {app: state(host, app) for app in ("data", "desk")}
+    announced = remove("--check")
+    assert client("api").ask("/ready").status_code == 200, "check mode only tells"
+    assert [task for task in remove() if "Reload nginx" not in task] == announced
+    assert remove() == []
+    kept = left_of(host, "api")
+    assert "/var/lib/api" in kept
+    assert [what for what in kept if not what.startswith(("/var/", "api:x:"))] == []
+    assert remove("-e=asgi_remove_data=true") == ["Remove the application"]
+    assert left_of(host, "api") == []
+    assert remove("-e=asgi_remove_data=true") == []
+    assert {app: state(host, app) for app in ("data", "desk")} == others
+    for app, path in (("data", "/-/versions.json"), ("desk", "/ready")):
+        assert client(app).ask(path).status_code == 200
