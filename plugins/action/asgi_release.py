@@ -15,12 +15,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, argv
 from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     LOCKS,
     Pinned,
+    accepts_python,
     check_requirements,
     check_uv_lock,
     format_of,
@@ -273,12 +273,7 @@ class Plan:
 
     def check_python(self, versions: list[str]) -> None:
         """Raise SourceError if the project wants none of these versions of Python."""
-        try:
-            wanted = SpecifierSet(self.requires_python)
-        except InvalidSpecifier:
-            # uv's own message is better.
-            return
-        if not any(wanted.contains(version, prereleases=True) for version in versions):
+        if not any(accepts_python(self.requires_python, version) for version in versions):
             python = self.text("python") or "/usr/bin/python3"
             what = python if is_version(python) else f"{python}, which is Python {versions[0]} on this host"
             raise SourceError(

@@ -28,6 +28,14 @@ LOCKS = ("uv.lock", "pylock.toml", "requirements.txt")
 _NAME = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*\(?([^;@)]*)\)?")
 
 
+def accepts_python(requires: str, version: str) -> bool:
+    """Return whether a project's requires-python allows a version. One that cannot be read does: uv's own message is better."""
+    try:
+        return SpecifierSet(requires).contains(version, prereleases=True)
+    except ValueError:
+        return True
+
+
 def read_toml(path: str) -> dict[str, Any]:
     """Return a TOML file's content. Raises SourceError where it has none."""
     with open(path, "rb") as stream:
