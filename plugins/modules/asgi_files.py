@@ -173,7 +173,9 @@ contents:
   type: dict
   sample: {/proc/loadavg: "0.00 0.01 0.05 1/123 4567\n"}
 fingerprint:
-  description: What tells these files from others that somebody else may write later, for the option O(steadfast.asgi.asgi_rollout#module:settings).
+  description: >-
+    What tells these files from others that somebody else may write later, for the option
+    O(steadfast.asgi.asgi_rollout#module:settings).
   returned: success, if O(fingerprint) and not in check mode
   type: dict
   contains:
@@ -529,7 +531,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     directory = module.params["fingerprint"]
     if directory:
         # Of what was to be written, not of what is there now, which may be somebody else's already.
-        files = {os.path.basename(new.path): new.content for new in wanted if new.state == "file" and os.path.dirname(new.path) == directory}
+        files = {
+            os.path.basename(new.path): new.content for new in wanted if new.state == "file" and os.path.dirname(new.path) == directory
+        }
         result["fingerprint"] = {"directory": directory, "names": sorted(files), "fingerprint": fingerprint(files.items())}
     return result
 

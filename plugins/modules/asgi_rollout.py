@@ -128,8 +128,8 @@ options:
     default: 0
   settings:
     description:
-      - What RV(steadfast.asgi.asgi_files#module:fingerprint) was when the settings for the next start were written. If they are others by now,
-        because somebody else deploys at the same time, the task fails, and what is live is left alone.
+      - What RV(steadfast.asgi.asgi_files#module:fingerprint) was when the settings for the next start were written. If they are others
+        by now, because somebody else deploys at the same time, the task fails, and what is live is left alone.
       - By default nothing is compared. Nor is it by a rollback, which brings no new settings.
     type: dict
     suboptions:

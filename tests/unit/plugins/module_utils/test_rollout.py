@@ -980,9 +980,7 @@ def test_only_the_settings_that_the_same_run_wrote_are_brought_in(at_rest: Host,
     assert roll(rollback=True, settings=ours).run()["way"] == "rollout"
 
 
-def test_settings_that_change_while_they_are_copied_are_not_brought_in(
-    at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_that_change_while_they_are_copied_are_not_brought_in(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = written(at_rest)
 
     def copy(*arguments: Any) -> bool:
