@@ -570,12 +570,12 @@ class Rollout:
     def drain(self, slot: str) -> None:
         """Start a unit that waits until no connection to `slot` is left, or the time is over, and then stops it.
 
-        /proc/net/unix lists an accepted connection, and one that still waits in the queue, under the name of the listening
-        socket with state 03 (SS_CONNECTED); so nothing that a client has sent is overlooked.
+        /proc/net/unix lists an accepted connection under the name of the listening socket with state 03 (SS_CONNECTED), and one
+        that still waits in the queue with 02 (SS_CONNECTING); so nothing that a client has sent is overlooked.
         """
         sock = self.layout.socket(slot).replace(".", r"\.")
         script = (
-            f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 03 .* {sock}$' /proc/net/unix; "
+            f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 0[23] .* {sock}$' /proc/net/unix; "
             "do sleep 0.2; i=$((i+1)); done; "
             f"exec systemctl stop {self.layout.socket_unit(slot)} {self.layout.service_unit(slot)}"
         )

@@ -1364,6 +1364,18 @@ def test_a_slot_is_stopped_when_its_last_connection_has_ended(at_rest: Host, dra
     assert ended(5) == "stop shop@blue.socket shop@blue.service"
 
 
+def test_a_slot_with_a_connection_that_nobody_has_accepted_is_not_stopped(at_rest: Host, drain: Drain) -> None:
+    ended = drain(30)
+    assert ended(5)
+    at_rest.stop("shop@blue.service")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        os.unlink(at_rest.layout.socket("blue"))
+        listener.bind(at_rest.layout.socket("blue"))
+        listener.listen()
+        client.connect(at_rest.layout.socket("blue"))
+        assert drain(1)(0.5) is None
+
+
 def test_a_connection_that_stays_is_closed_when_its_time_is_over(
     at_rest: Host, drain: Callable[[int], Callable[[float], str | None]]
 ) -> None:
