@@ -51,9 +51,10 @@ options:
         default: true
       purge:
         description:
-          - For O(files[].state=directory), a pattern such as C(*.conf). Files in the directory whose names match it are removed, unless
-            they are entries themselves.
-        type: str
+          - For O(files[].state=directory), patterns such as C(*.conf). Files in the directory whose names match one of them are removed,
+            unless they are entries themselves.
+        type: list
+        elements: str
       owner:
         description: User name or numeric ID. Not used for links.
         type: str
@@ -452,7 +453,7 @@ def superfluous(specs: list[dict[str, Any]]) -> list[str]:
         if spec["state"] == "directory" and spec["purge"] and os.path.isdir(spec["path"]):
             with os.scandir(spec["path"]) as entries:
                 files = [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
-            found += sorted(entry.path for entry in files if fnmatch(entry.name, spec["purge"]))
+            found += sorted(entry.path for entry in files if any(fnmatch(entry.name, pattern) for pattern in spec["purge"]))
     return found
 
 
@@ -551,7 +552,7 @@ def main() -> None:
                     "content": {"type": "str"},
                     "target": {"type": "str"},
                     "diff": {"type": "bool", "default": True},
-                    "purge": {"type": "str"},
+                    "purge": {"type": "list", "elements": "str"},
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "raw"},
