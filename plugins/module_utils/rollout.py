@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from typing import Any
 
 from . import processes
 from .command import CommandError, Surroundings, argv, run_in_unit
+from .pair import SETTINGS as TLS_SETTINGS
+from .pair import Pair, PairError
 from .readiness import Progress, Target, probe
 from .reload import Reload, ReloadError
 from .slots import (
@@ -34,6 +37,7 @@ from .slots import (
     copy_settings,
     deployer,
     fingerprint,
+    install_units,
     is_complete,
     kept_settings,
     other,
@@ -164,7 +168,17 @@ class Rollout:
             left.append(f"idle slot {idle} is started at boot")
         if any(map(self.running, self.units(idle))) and not self.draining(idle):
             left.append(f"idle slot {idle} still runs")
+        if others := self.layout.other_tls_units(live):
+            left.append(f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not of slot {live}")
         return left
+
+    def renewed(self, slot: str) -> bool:
+        """Return whether a slot serves TLS with another certificate than the host has now."""
+        pair = self.pair(slot)
+        return pair is not None and pair.renewed()
+
+    def pair(self, slot: str) -> Pair | None:
+        return Pair.of_slot(self.layout.app, slot, self.layout.root)
 
     # What is to be done
 
@@ -214,6 +228,8 @@ class Rollout:
             reason = f"an earlier run was cut off while it replaced what slot {live} runs"
         elif changed:
             reason = f"changed since slot {live} was started: {', '.join(changed)}"
+        elif not self.params["rollback"] and self.renewed(live):
+            reason = "the certificate was renewed"
         else:
             reason = ""
 
@@ -330,6 +346,7 @@ class Rollout:
             # What boots takes all the processors that it can get. Let the live slot have them first.
             self.weigh(slot, BOOT_WEIGHT)
             self.systemd.call("start", layout.socket_unit(slot))
+            self.prepare_tls(slot)
             self.systemd.call("start", "--no-block", layout.service_unit(slot))
         with self.steps.step("ready"):
             self.wait_ready(slot)
@@ -337,6 +354,42 @@ class Rollout:
         own = re.findall(rb"^CPUWeight=(.*)$", contents(layout.unit_file(slot, "service")) or b"", re.MULTILINE)
         self.weigh(slot, own[-1].decode() if own else "")
         self.mark(slot, False)
+
+    def prepare_tls(self, slot: str) -> None:
+        """Have systemd listen where a slot is to speak TLS, if it is, and give it the certificate."""
+        self.give_certificate(slot)
+        for unit in self.layout.tls_sockets(slot):
+            try:
+                self.systemd.call("start", unit)
+            except UnitError as error:
+                said = self.systemd.journal(unit, self.began) or str(error)
+                raise RolloutError(f"{unit} cannot listen (asgi_service_tls_listen): {said}.") from None
+
+    def give_certificate(self, slot: str) -> None:
+        pair = self.pair(slot)
+        try:
+            if pair:
+                pair.install()
+        except (PairError, KeyError) as error:
+            raise RolloutError(f"{error} (asgi_service_tls_certificate and its neighbours).") from None
+
+    def close_tls(self, live: str) -> None:
+        """Listen nowhere but where the live slot speaks TLS. The other slot must not need it any more."""
+        units = self.layout.other_tls_units(live)
+        if not units:
+            return
+        self.systemd.call("stop", *units)
+        with contextlib.suppress(UnitError):
+            self.systemd.call("reset-failed", *units)
+        for unit in units:
+            os.unlink(f"{self.layout.root}/etc/systemd/system/{unit}")
+        self.systemd.call("daemon-reload")
+        if self.layout.tls_units(live):
+            # It ends with any of the sockets.
+            self.systemd.call("start", f"{self.layout.app}-tls.service")
+        for slot in SLOTS:
+            if slot != live or not self.layout.tls_units(live):
+                shutil.rmtree(f"{self.layout.root}/run/{self.layout.app}/tls-{slot}", ignore_errors=True)
 
     def weigh(self, slot: str, weight: str) -> None:
         """Set the share of the processors that a slot gets when they are short (systemd.resource-control(5)), until it is stopped."""
@@ -351,6 +404,8 @@ class Rollout:
             self.stop(slot)
         with contextlib.suppress(UnitError, OSError):
             self.enable(slot, False)
+        with contextlib.suppress(UnitError, OSError):
+            self.close_tls(self.live_slot())
         kept = "The live slot serves on as before." if self.live_slot() else "Nothing was live before, and nothing is now."
         if isinstance(error, CommandError):
             # The slot was ready: what the command wrote is what tells the reason.
@@ -375,6 +430,9 @@ class Rollout:
         self.point(slot, self.release)
         if settings:
             self.give_settings(settings, slot)
+        elif install_units(self.layout, slot):
+            # The units for TLS are those of both slots.
+            self.systemd.call("daemon-reload")
 
     def give_settings(self, settings: str, slot: str) -> None:
         if copy_settings(settings, self.layout, slot):
@@ -496,6 +554,7 @@ class Rollout:
             try:
                 with self.steps.step("restart"):
                     self.fill(slot)
+                    self.prepare_tls(slot)
                     self.restart_service(slot)
                 with self.steps.step("ready"):
                     self.wait_ready(slot)
@@ -506,6 +565,7 @@ class Rollout:
                     self.point(slot, before)
                     self.give_settings(kept, slot)
                     self.restart_service(slot)
+                    self.close_tls(slot)
                     self.mark(slot, False)
                 message = self.explain(slot, f"{error} The slot was started again on what it ran before.", journal)
                 raise RolloutError(message, journal=journal) from None
@@ -538,9 +598,16 @@ class Rollout:
             try:
                 if changed:
                     self.give_settings(self.layout.next, slot)
+                self.give_certificate(slot)
+            except RolloutError as error:
+                if changed:
+                    self.give_settings(kept, slot)
+                self.mark(slot, False)
+                raise RolloutError(f"nothing was reloaded, and slot {slot} serves on as before: {error}") from None
+            try:
                 with self.steps.step("reload"):
                     self.reloaded.run()
-            except (ReloadError, RolloutError) as error:
+            except ReloadError as error:
                 journal = self.journal(slot)
                 if changed:
                     self.give_settings(kept, slot)
@@ -562,6 +629,12 @@ class Rollout:
         self.enable(live, True)
         if self.has_units(idle):
             self.enable(idle, False)
+        if self.layout.other_tls_units(live):
+            # The port may be another program's from now on, as nginx's: it is free when nobody has its socket any more.
+            if self.draining(idle):
+                self.systemd.call("stop", self.layout.drain_unit(idle))
+            self.stop(idle)
+            self.close_tls(live)
         if not self.running(self.layout.service_unit(idle)):
             self.stop(idle)
         elif not self.draining(idle):
@@ -574,11 +647,17 @@ class Rollout:
         that still waits in the queue with 02 (SS_CONNECTING); so nothing that a client has sent is overlooked.
         """
         sock = self.layout.socket(slot).replace(".", r"\.")
-        script = (
+        wait = (
             f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 0[23] .* {sock}$' /proc/net/unix; "
-            "do sleep 0.2; i=$((i+1)); done; "
-            f"exec systemctl stop {self.layout.socket_unit(slot)} {self.layout.service_unit(slot)}"
+            "do sleep 0.2; i=$((i+1)); done"
         )
+        if self.layout.tls_ports(slot):
+            wait = (
+                f"PYTHONPATH=/opt/{self.layout.app} /usr/bin/python3 -P -m lib.drain --pid {self.state(slot)['MainPID']} "
+                f"--socket {self.layout.socket(slot)} --ports {','.join(map(str, self.layout.tls_ports(slot)))} "
+                f"--timeout {self.params['drain_timeout']}"
+            )
+        script = f"{wait}; exec systemctl stop {self.layout.socket_unit(slot)} {self.layout.service_unit(slot)}"
         command = ["systemd-run", "--quiet", "--collect", f"--unit={self.layout.drain_unit(slot)}"]
         # systemd would put its own variables in for a single dollar sign (systemd.service(5)).
         command += [f"--description={self.layout.app}: drain and stop slot {slot}", "/bin/sh", "-c", script.replace("$", "$$")]
@@ -650,8 +729,8 @@ class Rollout:
 
 
 def is_server_config(path: str) -> bool:
-    """Return whether a HUP makes gunicorn read this file again."""
-    return os.path.basename(path) == "gunicorn.conf.py"
+    """Return whether a reload makes the server read this file again, or what it names."""
+    return os.path.basename(path) in ("gunicorn.conf.py", TLS_SETTINGS)
 
 
 def crashed(state: dict[str, str]) -> bool:

@@ -20,6 +20,9 @@ from typing import Any
 SLOTS = ("blue", "green")
 # The units of a slot, by their kind; and the names of their files among the settings.
 UNITS = ("service", "socket")
+# The units that a slot has beside its own if it speaks TLS itself, by their files among the settings: a socket for each address, which
+# both slots are given, and the service that keeps a connection from starting anything.
+_TLS_UNIT = re.compile(r"tls(\.service|-[0-9A-Fa-f.:]*[0-9]\.socket)")
 # What the history calls the ways to make a release live.
 _MADE_LIVE = ("rollout", "restart", "rollback")
 # The options that make workers end: gunicorn's and hypercorn's, uvicorn's, granian's.
@@ -86,6 +89,28 @@ class Layout:
 
     def unit_file(self, slot: str, kind: str) -> str:
         return f"{self.root}/etc/systemd/system/{self.app}@{slot}.{kind}"
+
+    def installed(self, slot: str, name: str) -> str:
+        """Return where the file `name` of a slot's settings is installed as a unit, '' for one that is no unit."""
+        if name in UNITS:
+            return self.unit_file(slot, name)
+        return f"{self.root}/etc/systemd/system/{self.app}-{name}" if _TLS_UNIT.fullmatch(name) else ""
+
+    def tls_units(self, slot: str) -> list[str]:
+        """Return the units that a slot has for TLS, by its settings; none for no slot."""
+        return [f"{self.app}-{name}" for name in settings_in(self.settings(slot)) if slot and _TLS_UNIT.fullmatch(name)]
+
+    def tls_sockets(self, slot: str) -> list[str]:
+        return [unit for unit in self.tls_units(slot) if unit.endswith(".socket")]
+
+    def tls_ports(self, slot: str) -> list[int]:
+        return sorted({int(re.split("[-:]", unit.removesuffix(".socket"))[-1]) for unit in self.tls_sockets(slot)})
+
+    def other_tls_units(self, slot: str) -> list[str]:
+        """Return the units for TLS that are installed for this application and that a slot does not have."""
+        directory = f"{self.root}/etc/systemd/system"
+        found = [name for name in settings_in(directory) if name.startswith(f"{self.app}-")]
+        return [name for name in found if _TLS_UNIT.fullmatch(name.removeprefix(f"{self.app}-")) and name not in self.tls_units(slot)]
 
     def service_unit(self, slot: str) -> str:
         return f"{self.app}@{slot}.service"
@@ -191,8 +216,8 @@ def changed_settings(layout: Layout, slot: str) -> list[str]:
     changed = []
     for name in sorted({*settings_in(layout.next), *settings_in(layout.settings(slot))}):
         wanted = contents(f"{layout.next}/{name}")
-        places = [f"{layout.settings(slot)}/{name}"] + ([layout.unit_file(slot, name)] if name in UNITS else [])
-        if any(contents(place) != wanted for place in places):
+        places = [f"{layout.settings(slot)}/{name}", layout.installed(slot, name)]
+        if any(contents(place) != wanted for place in places if place):
             changed.append(f"{layout.next}/{name}")
     return changed
 
@@ -228,9 +253,16 @@ def copy_settings(source: str, layout: Layout, slot: str) -> bool:
         copy_file(f"{source}/{name}", f"{target}/{name}")
     for name in set(settings_in(target)) - set(names):
         os.unlink(f"{target}/{name}")
-    units = [copy_file(f"{target}/{kind}", layout.unit_file(slot, kind)) for kind in UNITS]
-    for directory in (target, os.path.dirname(layout.unit_file(slot, UNITS[0]))):
-        sync_directory(directory)
+    sync_directory(target)
+    return install_units(layout, slot)
+
+
+def install_units(layout: Layout, slot: str) -> bool:
+    """Install the units among a slot's settings; return whether systemd has to read them again."""
+    settings = layout.settings(slot)
+    names = [*UNITS, *(name for name in settings_in(settings) if name not in UNITS and layout.installed(slot, name))]
+    units = [copy_file(f"{settings}/{name}", layout.installed(slot, name)) for name in names]
+    sync_directory(os.path.dirname(layout.unit_file(slot, UNITS[0])))
     return any(units)
 
 

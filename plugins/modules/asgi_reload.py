@@ -169,6 +169,7 @@ journal:
 """
 
 import os
+import re
 import signal
 import time
 from typing import Any
@@ -177,6 +178,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
+from ansible_collections.steadfast.asgi.plugins.module_utils.pair import Pair, PairError
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Progress, Target
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError, describe
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
@@ -221,6 +223,17 @@ def lock_files(params: dict[str, Any], master: int) -> list[str]:
     return [path for path in (os.path.join(directory, name) for name in processes.LOCK_NAMES) if os.path.exists(path)]
 
 
+def renew_certificate(unit: str) -> None:
+    """Give a slot of the role asgi_service that speaks TLS itself what its certificate is now, as `systemctl reload` does."""
+    slot = re.fullmatch(r"([a-z][a-z0-9-]*)@(blue|green)(\.service)?", unit)
+    pair = Pair.of_slot(slot[1], slot[2]) if slot else None
+    try:
+        if pair:
+            pair.install()
+    except (PairError, KeyError) as error:
+        raise ReloadError(f"{error} (asgi_service_tls_certificate and its neighbours)") from error
+
+
 def make_target(params: dict[str, Any]) -> Target:
     if params["socket"]:
         # The kernel knows a socket by the name that it was bound to.
@@ -261,6 +274,7 @@ def run(module: AnsibleModule, systemd: Systemd, result: dict[str, Any]) -> None
     def main_pid() -> int:
         return int(systemd.show(params["unit"], "MainPID")["MainPID"]) if params["unit"] else master
 
+    renew_certificate(params["unit"] or "")
     reload = Reload(
         master=master,
         target=target,

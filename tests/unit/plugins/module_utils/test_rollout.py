@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import http.server
 import json
 import os
@@ -210,11 +211,15 @@ class Host:
             "MainPID": str(os.getpid()),
             "InvocationID": "1234",
         }
-        if not unit.endswith(".service"):
+        if not unit.endswith(".service") or "@" not in unit:
             return
         slot = unit.split("@")[1].split(".")[0]
         assert self.listens(slot) or f"{APP}@{slot}.socket" in self.enabled, "the service requires its socket"
         assert Path(self.layout.unit_file(slot, "service")).exists()
+        for socket_unit in self.layout.tls_sockets(slot):
+            # Sockets= pulls them in.
+            assert (self.root / "etc/systemd/system" / socket_unit).exists()
+            self.start(socket_unit)
         self.weight_at_start[slot] = self.weight.get(unit, "")
         self.loaded[slot] = self.in_slot(slot)
         self.environment[slot] = (Path(self.layout.settings(slot)) / "env").read_text()
@@ -276,7 +281,7 @@ class Host:
             if verb == "set-property":
                 self.weight[units[0]] = units.pop()
             for unit in units:
-                if verb != "reset-failed" and "@" in unit and not (self.root / "etc/systemd/system" / unit).exists():
+                if verb != "reset-failed" and ("@" in unit or "-tls" in unit) and not (self.root / "etc/systemd/system" / unit).exists():
                     # What systemctl says of a unit that has no file, and that is not loaded either.
                     return done(code=5)
                 if verb in ("stop", "restart"):
@@ -1178,6 +1183,131 @@ def test_a_reload_cannot_bring_another_release(at_rest: Host, roll: Roll) -> Non
     assert at_rest.events == []
 
 
+# TLS that the slots speak themselves
+
+
+@pytest.fixture
+def speak_tls(at_rest: Host, issue: Callable[[Path], None]) -> Callable[..., None]:
+    """Write settings with TLS at some addresses (none is no TLS), as asgi_service does."""
+    issue(at_rest.root / "host")
+
+    def write(*addresses: str) -> None:
+        folder = Path(at_rest.layout.next)
+        for path in folder.glob("tls*"):
+            path.unlink()
+        if addresses:
+            named = {"certificate": f"{at_rest.root}/host/fullchain.pem", "key": f"{at_rest.root}/host/privkey.pem", "client_ca": ""}
+            (folder / "tls.json").write_text(json.dumps(named | {"group": grp.getgrgid(os.getgid()).gr_name}))
+            (folder / "tls.service").write_text(" ".join(addresses))
+        for address in addresses:
+            (folder / f"tls-{address}.socket").write_text(address)
+        (folder / "service").write_text(f"Sockets={' '.join(addresses)}\n")
+
+    return write
+
+
+def tls_units(host: Host) -> dict[str, str]:
+    """The units for TLS that are installed, and their states."""
+    found = sorted(path.name for path in (host.root / "etc/systemd/system").glob(f"{APP}-tls*"))
+    return {name: host.active(name) for name in found} | {
+        unit: state["ActiveState"] for unit, state in host.state.items() if "-tls" in unit
+    }
+
+
+def test_sockets_for_tls_come_with_the_slot_and_go_with_it(at_rest: Host, roll: Roll, speak_tls: Callable[..., None]) -> None:
+    # Of another application, whose name looks like ours.
+    theirs = at_rest.root / f"etc/systemd/system/{APP}-tls-tls-443.socket"
+    theirs.write_text("theirs")
+    expected = {theirs.name: "inactive"}
+    speak_tls("443", "192.0.2.7:8443")
+    assert roll("A").run()["way"] == "rollout"
+    both = {f"{APP}-tls-443.socket": "active", f"{APP}-tls-192.0.2.7:8443.socket": "active"}
+    assert tls_units(at_rest) == expected | both | {f"{APP}-tls.service": "inactive"}
+    assert (at_rest.root / f"run/{APP}/tls-green/pair.pem").exists()
+    # The old slot drains beside it, and has no part in it.
+    assert at_rest.drains("blue")
+    assert "lib.drain" not in " ".join(at_rest.drain_command)
+    assert roll("A").run()["changed"] is False
+
+    # Both slots share the sockets, so nothing is closed.
+    roll("B").run()
+    assert at_rest.drains("green")
+    assert " -m lib.drain --pid " in " ".join(at_rest.drain_command)
+    assert " --ports 443,8443 " in " ".join(at_rest.drain_command)
+    assert tls_units(at_rest) == expected | both | {f"{APP}-tls.service": "inactive"}
+
+    # An address less: who has its socket is gone when the run is over.
+    speak_tls("443")
+    roll("B").run()
+    assert tls_units(at_rest) == expected | {f"{APP}-tls-443.socket": "active", f"{APP}-tls.service": "active"}
+    assert not at_rest.runs("blue")
+
+    speak_tls()
+    roll("B").run()
+    assert tls_units(at_rest) == expected
+    assert not list((at_rest.root / f"run/{APP}").glob("tls-*"))
+    assert roll("B").run()["changed"] is False
+
+
+def test_the_way_back_brings_the_sockets_of_that_time(at_rest: Host, roll: Roll, speak_tls: Callable[..., None]) -> None:
+    speak_tls("443")
+    roll("B").run()
+    speak_tls()
+    roll("C").run()
+    assert tls_units(at_rest) == {}
+    roll(rollback=True).run()
+    assert at_rest.serving() == "B"
+    assert tls_units(at_rest) == {f"{APP}-tls-443.socket": "active", f"{APP}-tls.service": "inactive"}
+
+
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_an_address_that_is_taken_leaves_what_is_live(at_rest: Host, roll: Roll, speak_tls: Callable[..., None], strategy: str) -> None:
+    speak_tls("443")
+    at_rest.refused = ("start", f"{APP}-tls-443.socket")
+    with pytest.raises(RolloutError, match=rf"(?s){APP}-tls-443.socket cannot listen \(asgi_service_tls_listen\).*ImportError"):
+        roll("A", strategy=strategy).run()
+    assert at_rest.serving() == "A"
+    assert tls_units(at_rest) == {}
+
+
+def test_a_release_that_does_not_boot_leaves_no_socket(at_rest: Host, roll: Roll, speak_tls: Callable[..., None]) -> None:
+    speak_tls("443")
+    at_rest.status = 503
+    with pytest.raises(RolloutError, match="503"):
+        roll("B").run()
+    assert tls_units(at_rest) == {}
+    assert at_rest.serving() == "A"
+
+
+def test_a_renewed_certificate_is_reloaded(
+    at_rest: Host, roll: Roll, speak_tls: Callable[..., None], reloads: list[str], issue: Callable[[Path], None]
+) -> None:
+    speak_tls("443")
+    roll("A").run()
+    issue(at_rest.root / "host")
+    assert roll("A").preview()["reason"] == "the certificate was renewed"
+    copy = at_rest.root / f"run/{APP}/tls-green/pair.pem"
+    before = copy.read_bytes()
+    assert roll("A").run()["way"] == "reload"
+    assert len(reloads) == 1
+    assert copy.read_bytes() != before
+    assert roll("A").run()["changed"] is False
+
+
+def test_a_broken_certificate_is_not_reloaded(at_rest: Host, roll: Roll, speak_tls: Callable[..., None], reloads: list[str]) -> None:
+    speak_tls("443")
+    roll("A").run()
+    (at_rest.root / "host/privkey.pem").write_text("")
+    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("workers = 3")
+    with pytest.raises(RolloutError, match=r"slot green serves on as before: .*privkey.pem are no certificate and key"):
+        roll("A").run()
+    assert reloads == []
+    assert (Path(at_rest.layout.settings("green")) / "gunicorn.conf.py").read_text() != "workers = 3"
+    with pytest.raises(RolloutError, match="asgi_service_tls_certificate"):
+        roll("B").run()
+    assert at_rest.serving() == "A"
+
+
 # An interruption
 
 
@@ -1304,6 +1434,39 @@ def test_a_first_rollout_can_be_interrupted_too(host: Host, roll: Roll, power_fa
         for slot in ("blue", "green"):
             os.makedirs(f"{host.layout.slots}/{slot}")
     assert event > 10
+
+
+@pytest.mark.parametrize("power_fails", [False, True], ids=["killed", "power failure"])
+@pytest.mark.parametrize("on", [True, False], ids=["on", "off"])
+def test_switching_tls_can_be_interrupted(
+    at_rest: Host, roll: Roll, clock: Clock, speak_tls: Callable[..., None], power_fails: bool, on: bool
+) -> None:
+    def drains_end() -> None:
+        for slot in ("blue", "green"):
+            if at_rest.drains(slot):
+                at_rest.end_drain(slot)
+
+    clock.while_asleep = drains_end
+    before, after = ((), ("443",)) if on else (("443",), ())
+    for event in range(1000):
+        speak_tls(*before)
+        roll("A").run()
+        settled(at_rest)
+        speak_tls(*after)
+        if not interrupted(at_rest, roll("A"), event):
+            break
+        where = f"cut at {event}, after {at_rest.events[-1:]}"
+        if power_fails:
+            at_rest.reboot()
+        assert at_rest.serving() == "A", where
+        roll("A").run()
+        assert at_rest.serving() == "A", where
+        listening = {unit for unit, state in tls_units(at_rest).items() if state == "active" and unit.endswith(".socket")}
+        assert listening == {f"{APP}-tls-{address}.socket" for address in after}, where
+        assert bool(tls_units(at_rest)) is on, where
+        settled(at_rest)
+        assert roll("A").run()["changed"] is False, where
+    assert event > 15, "the events of a whole rollout"
 
 
 # The drain, which is a shell script

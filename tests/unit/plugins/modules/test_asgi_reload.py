@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
+from ansible_collections.steadfast.asgi.plugins.module_utils.pair import Pair, PairError
 from ansible_collections.steadfast.asgi.plugins.module_utils.processes import Server
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Answer
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError
@@ -29,6 +30,7 @@ class Played:
     """A host with one unit, its server and that server's workers."""
 
     def __init__(self) -> None:
+        self.name = UNIT
         self.unit = {"MainPID": "100", "ActiveState": "active", "LoadState": "loaded", "FragmentPath": "", "DropInPaths": ""}
         self.environment_files = ""
         self.kind = "gunicorn"
@@ -42,12 +44,12 @@ class Played:
     def systemctl(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         words = list(command)
         if words[0] == "journalctl":
-            assert words[1:] == ["--sync"] or f"--unit={UNIT}" in words
+            assert words[1:] == ["--sync"] or f"--unit={self.name}" in words
             text = "ImportError: no module\n"
         elif "--property=EnvironmentFiles" in words:
             text = self.environment_files
         else:
-            assert (words[:2], words[-1]) == (["systemctl", "show"], UNIT)
+            assert (words[:2], words[-1]) == (["systemctl", "show"], self.name)
             names = words[2].removeprefix("--property=").split(",")
             text = "".join(f"{name}={self.unit[name]}\n" for name in names)
         return subprocess.CompletedProcess(words, 0, text, "")
@@ -105,6 +107,41 @@ def test_a_server_is_reloaded_and_the_workers_are_told(played: Played, run: Run)
     assert result["diff"] == {"before": "workers: [101, 102]\n", "after": "workers: [103, 104]\n"}
     (job,) = played.reloads
     assert (job.master, job.signal, job.timeout) == (100, signal.SIGHUP, DEFAULTS["timeout"])
+
+
+@pytest.mark.parametrize(
+    ("unit", "slots"),
+    [("shop@blue.service", ["shop blue"]), ("shop@green", ["shop green"]), ("shop.service", []), ("shop@red.service", [])],
+)
+def test_a_slot_is_given_its_certificate_before_the_signal(
+    played: Played, run: Run, monkeypatch: pytest.MonkeyPatch, unit: str, slots: list[str]
+) -> None:
+    installed: list[str] = []
+
+    def of_slot(app: str, slot: str) -> SimpleNamespace:
+        def install() -> None:
+            assert played.reloads == []
+            installed.append(f"{app} {slot}")
+
+        return SimpleNamespace(install=install)
+
+    monkeypatch.setattr(Pair, "of_slot", of_slot)
+    played.name = unit
+    assert run(check=True, unit=unit)["changed"]
+    assert installed == []
+    run(unit=unit)
+    assert installed == slots
+
+
+def test_a_certificate_that_cannot_be_used_is_no_reload(played: Played, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install() -> None:
+        raise PairError("no key")
+
+    monkeypatch.setattr(Pair, "of_slot", lambda _app, _slot: SimpleNamespace(install=install))
+    played.name = "shop@blue.service"
+    with pytest.raises(ReloadError, match=r"no key \(asgi_service_tls_certificate"):
+        run(unit="shop@blue.service")
+    assert played.reloads == []
 
 
 def test_what_means_ready_is_handed_on(played: Played, run: Run) -> None:
