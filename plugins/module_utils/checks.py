@@ -275,6 +275,7 @@ def check_service(given: Given) -> Iterator[str]:
     yield from _check_service_readiness(given)
     yield from _check_service_numbers(given)
     yield from _check_service_server(given)
+    yield from _check_service_tls(given)
     yield from _check_service_sandbox(given)
     yield from _check_service_environment(given)
 
@@ -287,7 +288,8 @@ def _check_service_places(given: Given) -> Iterator[str]:
     if given["asgi_service_user"] == "root":
         yield "asgi_service_user is root. Name an account without privileges; asgi_account makes one."
     environment, directory = given["asgi_service_virtualenv"], given["asgi_service_directory"]
-    for name in ("asgi_service_virtualenv", "asgi_service_directory", "asgi_service_ready_path"):
+    places = ("virtualenv", "directory", "ready_path", "tls_certificate", "tls_certificate_key", "tls_client_ca")
+    for name in [f"asgi_service_{place}" for place in places]:
         if given[name] and not is_plain_path(given[name]):
             yield f"{name} is {shown(given[name])}. Give an absolute path of letters, digits and . _ - + @ /, without '..'."
     if bool(environment) != bool(directory):
@@ -357,6 +359,8 @@ def _check_service_server(given: Given) -> Iterator[str]:
     on_uvicorn = _on_uvicorn(given)
     pinging = [*on_uvicorn, "hypercorn"]
     others = ["gunicorn", "uvicorn", "hypercorn"]
+    handover = given["asgi_service_worker_class"] == "handover"
+    speaking_tls = ["gunicorn" if handover else "gunicorn with asgi_service_worker_class: handover"]
     for name, value, servers in (
         ("statsd", given["asgi_service_statsd"], ["gunicorn", "hypercorn"]),
         ("limit_concurrency", int(given["asgi_service_limit_concurrency"]), [*on_uvicorn, "granian"]),
@@ -367,6 +371,7 @@ def _check_service_server(given: Given) -> Iterator[str]:
         ("websocket_ping_timeout", int(given["asgi_service_websocket_ping_timeout"]), on_uvicorn),
         ("server_header", boolean(given["asgi_service_server_header"]), pinging),
         ("date_header", boolean(given["asgi_service_date_header"]), pinging),
+        ("tls_listen", given["asgi_service_tls_listen"], speaking_tls),
     ):
         if value and server not in servers:
             yield f"asgi_service_{name} is set, which {server} (asgi_service_server) has not, but {', '.join(servers)}."
@@ -378,6 +383,27 @@ def _check_service_server(given: Given) -> Iterator[str]:
             f"asgi_service_options has {shown(own)}, which the role sets itself (see asgi_service_workers and its neighbours), or a value "
             "that no option can have. Give a mapping of the server's own names, in lower case with underscores, to text of one line "
             "(without spaces for uvicorn), numbers, booleans or lists."
+        )
+
+
+# A port; an IPv4 or an IPv6 address and a port.
+_TLS_ADDRESS = r"(([0-9]{1,3}[.]){3}[0-9]{1,3}:|\[[0-9a-fA-F:.]+\]:)?[1-9][0-9]{0,4}"
+
+
+def _check_service_tls(given: Given) -> Iterator[str]:
+    addresses = [str(address) for address in given["asgi_service_tls_listen"]]
+    ciphers = given["asgi_service_tls_ciphers"]
+    pair = given["asgi_service_tls_certificate"] and given["asgi_service_tls_certificate_key"]
+    if (
+        misfits(_TLS_ADDRESS, addresses)
+        or any(int(address.rpartition(":")[2]) > 65535 for address in addresses)
+        or misfits(r"[A-Z0-9-]+", ciphers)
+        or (addresses and not (ciphers and pair))
+    ):
+        yield (
+            f"asgi_service_tls_listen is {shown(addresses)}: give ports from 1 to 65535, or addresses with a port such as 192.0.2.7:443 "
+            f"and [2001:db8::7]:443. asgi_service_tls_ciphers is {shown(ciphers)}: give OpenSSL's names of cipher suites. "
+            "asgi_service_tls_certificate and asgi_service_tls_certificate_key may not be empty."
         )
 
 

@@ -116,6 +116,11 @@ TABLE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a server's option that the role sets": ({"asgi_service_options": {"bind": "0.0.0.0:80"}}, ["asgi_service_options", "bind"]),
     "figures to nowhere": ({"asgi_service_statsd": "8125"}, ["asgi_service_statsd", "127.0.0.1:8125"]),
     "mounted at a word": ({"asgi_service_root_path": "shop"}, ["asgi_service_root_path", "/shop"]),
+    "TLS of a server that has none": (
+        {"asgi_service_tls_listen": ["8443"], "asgi_service_server": "granian"},
+        ["asgi_service_tls_listen", "which granian (asgi_service_server) has not"],
+    ),
+    "TLS where nginx has it": ({"asgi_service_tls_listen": ["443"]}, ["asgi_service_tls_listen", "asgi_nginx_state"]),
     "unknown worker class": ({"asgi_service_worker_class": "sync"}, ["asgi_service_worker_class", "handover, asgi"]),
     "no time": (
         {"asgi_service_timeout": 0, "asgi_service_graceful_timeout": -1},

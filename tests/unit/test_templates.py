@@ -23,36 +23,49 @@ ROOT = Path(__file__).resolve().parents[2]
 
 Unit = dict[str, dict[str, list[str]]]
 Render = Callable[..., str]
+Files = Callable[..., list[dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def render() -> Render:
-    """Render a template of asgi_service with the role's own variables, `variables` on top."""
+def evaluate() -> Callable[..., Any]:
+    """Evaluate an expression with the variables of asgi_service itself, `variables` on top."""
     role = ROOT / "roles/asgi_service"
     loader = DataLoader()
     own: dict[str, Any] = {}
     for name in ("defaults/main.yml", "vars/main.yml"):
         own |= loader.load_from_file(str(role / name), trusted_as_template=True)
-    done: dict[str, str] = {}
 
-    def run(template: str, **variables: Any) -> str:
-        # Most tests compare with what the defaults give.
-        key = repr((template, variables))
-        if key not in done:
-            done[key] = rendered(template, variables)
-        return done[key]
-
-    def rendered(template: str, variables: dict[str, Any]) -> str:
+    def run(expression: str, **variables: Any) -> Any:
         merged = own | {
             "asgi_app": "shop",
             "asgi_import_path": "shop.main:app",
             "ansible_search_path": [str(role)],
             **variables,
         }
-        expression = f"{{{{ lookup('ansible.builtin.template', '{template}') }}}}"
-        return str(Templar(loader=loader, variables=merged).template(trust_as_template(expression)))
+        return Templar(loader=loader, variables=merged).template(trust_as_template(expression))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def render(evaluate: Callable[..., Any]) -> Render:
+    """Render a template of asgi_service."""
+    done: dict[str, str] = {}
+
+    def run(template: str, **variables: Any) -> str:
+        # Most tests compare with what the defaults give.
+        key = repr((template, variables))
+        if key not in done:
+            done[key] = str(evaluate(f"{{{{ lookup('ansible.builtin.template', '{template}') }}}}", **variables))
+        return done[key]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def files(evaluate: Callable[..., Any]) -> Files:
+    """Return the files in one of the role's lists of them."""
+    return lambda name, **variables: list(evaluate(f"{{{{ {name} }}}}", **variables))
 
 
 def parse(text: str) -> Unit:
@@ -330,6 +343,58 @@ def test_gunicorn_s_configuration_is_python_with_the_values_in_it(settings: Sett
     assert found["forwarded_allow_ips"] == ""
     assert found["worker_class"].CONFIG_KWARGS["proxy_headers"] is False
     assert found["worker_class"].wrap("app") == ("app", ["*"])
+
+
+TLS: dict[str, Any] = {"asgi_service_tls_listen": [443, "192.0.2.7:8443", "[2001:db8::7]:443", "443"]}
+TLS_SOCKETS = {
+    "shop-tls-443.socket": "443",
+    "shop-tls-192.0.2.7:8443.socket": "192.0.2.7:8443",
+    "shop-tls-2001:db8::7:443.socket": "[2001:db8::7]:443",
+}
+
+
+def test_a_slot_is_given_the_sockets_for_tls_and_a_certificate_before_it_starts(service: Service) -> None:
+    found = service(**TLS)
+    assert found["Sockets"] == ["shop@%i.socket " + " ".join(TLS_SOCKETS)]
+    [before], reloads = found["ExecStartPre"], found["ExecReload"]
+    assert before.startswith("+/usr/bin/env PYTHONPATH=/opt/shop /usr/bin/python3 -P -m lib.pair --app shop --slot %i")
+    assert before.endswith(" --or-keep")
+    # What cannot be used is not reloaded; so it comes first, and there is nothing to keep.
+    assert ["lib.pair" in line for line in reloads] == [True, False]
+    assert "--or-keep" not in reloads[0]
+    plain = service()
+    assert "Sockets" not in plain
+    assert "ExecStartPre" not in plain
+    assert len(plain["ExecReload"]) == 1
+
+
+def test_there_is_a_socket_for_each_address_and_none_starts_a_slot(files: Files, render: Render) -> None:
+    sockets = {
+        entry["path"].removeprefix("/etc/shop/next/"): parse(entry["content"]) for entry in files("_asgi_service_tls_socket_files", **TLS)
+    }
+    assert {f"shop-{name}": socket["Socket"]["ListenStream"] for name, socket in sockets.items()} == {
+        name: [address] for name, address in TLS_SOCKETS.items()
+    }
+    for socket in sockets.values():
+        assert socket["Socket"]["Service"] == ["shop-tls.service"]
+        assert socket["Unit"]["Wants"] == ["shop-tls.service"]
+    always = parse(render("tls.service.j2", **TLS))
+    assert (always["Service"]["Type"], always["Service"]["RemainAfterExit"]) == (["oneshot"], ["true"])
+    assert always["Unit"]["PartOf"] == [" ".join(TLS_SOCKETS)]
+    assert files("_asgi_service_tls_socket_files") == []
+
+
+def test_gunicorn_is_told_what_to_serve_over_tls(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASGI_SLOT", "green")
+    given = ModuleType("asgi_tls")
+    vars(given)["Settings"] = dict
+    monkeypatch.setitem(sys.modules, "asgi_tls", given)
+    assert settings()["HandoverWorker"].tls is None
+    found = settings(**TLS, asgi_service_tls_ciphers=["A-B", "C"])["HandoverWorker"].tls
+    assert found == {"slot": "green", "live": "/opt/shop/slots/live", "pair": "/run/shop/tls-green/pair.pem", "ciphers": "A-B:C"}
+    for verify in ("required", "optional"):
+        found = settings(**TLS, asgi_service_tls_client_ca="/etc/clients.pem", asgi_service_tls_client_verify=verify)["HandoverWorker"].tls
+        assert (found["client_ca"], found["client_required"]) == ("/run/shop/tls-green/client-ca.pem", verify == "required")
 
 
 def test_hypercorn_s_configuration_is_toml_with_the_values_in_it(render: Render) -> None:

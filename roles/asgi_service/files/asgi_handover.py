@@ -27,9 +27,11 @@ gunicorn's configuration file switches it on:
 from __future__ import annotations
 
 import asyncio
+import copy
 import mmap
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +39,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+import asgi_tls
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from uvicorn.server import Server
@@ -192,6 +195,8 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
     websocket_close_window: float = 10.0
     # Puts something around the application.
     wrap: Callable[[Any], Any] = staticmethod(lambda app: app)
+    # What is served over TLS by the worker itself. The sockets for it are those that are no unix sockets.
+    tls: asgi_tls.Settings | None = None
 
     def init_process(self) -> None:
         try:
@@ -210,10 +215,23 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         app = self.wrap(self.wsgi)
         self.config.app = _counted(app, self.log) if self.cfg.statsd_host else app
-        server = _HandoverServer(self)
+        unix = [sock for sock in self.sockets if sock.family == socket.AF_UNIX] if self.tls else self.sockets
+        server = _HandoverServer(self, self.make_door(self.tls) if self.tls else None)
         self._install_sigquit_handler()
-        await server.serve(sockets=self.sockets)
+        await server.serve(sockets=unix)
         if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def make_door(self, settings: asgi_tls.Settings) -> asgi_tls.Door:
+        """Return what accepts from the TLS sockets; ends the worker where there are none, or no certificate."""
+        sockets = [sock for sock in self.sockets if sock.family != socket.AF_UNIX]
+        if not sockets:
+            self.log.error("systemd has handed over no socket for TLS. Is its address taken? See the journal of its socket unit.")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        try:
+            return asgi_tls.Door(settings, sockets, self.cfg.backlog)
+        except OSError as error:
+            self.log.error("%s (or what goes with it) cannot be used for TLS: %s", settings.pair, error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def others_serve(self) -> bool:
@@ -231,9 +249,10 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
 class _HandoverServer(Server):
     """uvicorn's server with a gate before it accepts, and a drain before it shuts down."""
 
-    def __init__(self, worker: HandoverWorker) -> None:
+    def __init__(self, worker: HandoverWorker, door: asgi_tls.Door | None) -> None:
         super().__init__(worker.config)
         self.worker = worker
+        self.door = door
         # uvicorn would leave at its limit, and only then would a successor be started.
         self.recycle_at = worker.max_requests
         self.config.limit_max_requests = None
@@ -242,7 +261,28 @@ class _HandoverServer(Server):
         self.lifespan: Any = _Gate(self.lifespan, self.until_ready)
         await super().startup(sockets=sockets)
         if self.started:
+            await self.watch_door()
             self.worker.say(READY)
+
+    async def watch_door(self) -> None:
+        """Serve over TLS for as long as this slot is live. When it no longer is, have the clients that stay come in anew."""
+        if self.door:
+            await self.door.follow(self.make_protocol)
+            if self.door.left:
+                self.say_goodbye()
+
+    def make_protocol(self, direct: asgi_tls.Direct) -> Any:
+        """Return uvicorn's protocol for a connection that nginx has no part in, so that nothing is believed that nginx would say."""
+        direct.app = self.config.loaded_app
+        config: Any = copy.copy(self.config)
+        config.loaded_app = direct
+        return config.http_protocol_class(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def say_goodbye(self) -> None:
+        """Make each answer from here on the last one of its connection, and have it say so."""
+        farewell = (b"connection", b"close")
+        if farewell not in self.server_state.default_headers:
+            self.server_state.default_headers = [*self.server_state.default_headers, farewell]
 
     async def until_ready(self) -> None:
         """Return when the application says that it is ready, or when there is nobody to take over from."""
@@ -307,6 +347,7 @@ class _HandoverServer(Server):
             self.recycle_at = sys.maxsize
             self.worker.log.info("Worker %d has served its requests and waits for a successor", self.worker.pid)
             self.worker.say(SPENT)
+        await self.watch_door()
         return leaving
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -319,6 +360,8 @@ class _HandoverServer(Server):
         """Stop accepting, serve what was accepted, and let uvicorn do the rest, within gunicorn's graceful timeout."""
         for server in self.servers:
             server.close()  # and with it the listening socket
+        if self.door:
+            self.door.close()
         deadline = time.monotonic() + self.worker.cfg.graceful_timeout
         await self.drain(deadline)
         self.config.timeout_graceful_shutdown = max(1, int(deadline - time.monotonic()))
@@ -329,25 +372,29 @@ class _HandoverServer(Server):
         stopping = BOARD[0] != 0
         patience = 0.2 if stopping else float(self.config.timeout_keep_alive)
         window = 0.0 if stopping else self.worker.websocket_close_window
-        # Each answer from here on is the last one of its connection, and says so.
-        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        self.say_goodbye()
         begun = time.monotonic()
         told: set[Any] = set()
+        # When each connection was seen first, and when it was seen to be closed on this side.
+        seen: dict[Any, float] = {}
+        closed: dict[Any, float] = {}
         farewells: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks only weakly
         # What was accepted in this moment is not a connection of uvicorn's before the loop has gone around.
         await asyncio.sleep(0.1)
-        while self.server_state.connections and time.monotonic() < deadline:
-            passed = time.monotonic() - begun
+        while (self.server_state.connections or (self.door and self.door.shaking_hands)) and time.monotonic() < deadline:
+            now = time.monotonic()
             waiting = [connection for connection in self.server_state.connections if connection not in told]
             websockets = [connection for connection in waiting if _is_websocket(connection)]
-            share = min(1.0, passed / window) if window else 1.0
+            share = min(1.0, (now - begun) / window) if window else 1.0
             for connection in websockets[: int(share * (len(websockets) + len(told))) - len(told)]:
                 told.add(connection)
                 farewells.add(asyncio.create_task(_close_websocket(connection)))
-            if passed >= patience:
-                for connection in waiting:
-                    if not _is_websocket(connection):
-                        connection.shutdown()
+            for connection in waiting:
+                if not _is_websocket(connection) and now - seen.setdefault(connection, now) >= patience:
+                    connection.shutdown()
+            for connection in list(self.server_state.connections):
+                if asgi_tls.is_closing(connection) and now - closed.setdefault(connection, now) >= 1:
+                    asgi_tls.hang_up(connection)
             self.worker.notify()
             await asyncio.sleep(0.05)
 

@@ -49,6 +49,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"asgi_nginx_http_port": 443, "asgi_nginx_https_port": 443},
         ['asgi_nginx_http_port, as well as asgi_nginx_https_port, is "443".', "two different ports"],
     ),
+    "port-of-direct-tls": (
+        {"asgi_service_tls_listen": ["8443", "192.0.2.7:443"]},
+        ['An address in asgi_service_tls_listen is "192.0.2.7:443".', "Set asgi_nginx_state to absent"],
+    ),
     "upstream-semicolon": (
         {"asgi_nginx_upstream": "unix:/run/a.sock; deny all"},
         ['asgi_nginx_upstream is "unix:/run/a.sock; deny all".'],
