@@ -96,11 +96,6 @@ def test_a_second_run_changes_nothing(hosts: list[Host], second_run: dict[str, A
         assert changed(second_run, host) == []
 
 
-def test_a_new_release_costs_no_request(hosts: list[Host], deployment: Deployment) -> None:  # noqa: F811
-    for host in hosts:
-        check_release(host, deployment, client_of(host))
-
-
 def test_the_service_cannot_change_its_key_and_others_cannot_read_it(hosts: list[Host]) -> None:
     for host, slot in zip(hosts, live(hosts), strict=True):
         folder = f"/run/notes/tls-{slot}"
@@ -230,6 +225,11 @@ def test_another_address_is_added_and_removed(hosts: list[Host]) -> None:
         assert host.run(ask).rc == 7
         assert client_of(host).ask("/").status_code == 200
         assert host.check_output("ls /etc/systemd/system | grep notes-tls").split() == ["notes-tls-443.socket", "notes-tls.service"]
+
+
+def test_a_new_release_costs_no_request(hosts: list[Host], deployment: Deployment) -> None:  # noqa: F811
+    for host in hosts:
+        check_release(host, deployment, client_of(host))
 
 
 def test_back_to_nginx(hosts: list[Host]) -> None:

@@ -17,12 +17,13 @@ import os
 import ssl
 import struct
 import termios
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -93,7 +94,7 @@ class Door:
         # Whether it was open and no longer is, since another slot has become the live one.
         self.left = False
         # uvicorn knows a connection only when TLS is agreed on.
-        self._made: WeakSet[Any] = WeakSet()
+        self._made: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     async def follow(self, make_protocol: Callable[[Any], Any]) -> None:
         """Accept if this slot is live, and do not if it is not."""
@@ -113,7 +114,7 @@ class Door:
             direct = Direct(bool(self.settings.client_ca))
             protocol = make_protocol(direct)
             direct.protocol = protocol
-            self._made.add(protocol)
+            self._made[protocol] = time.monotonic()
             return protocol
 
         for sock in self.sockets:
@@ -136,8 +137,12 @@ class Door:
 
     @property
     def shaking_hands(self) -> bool:
-        """Return whether a client that was accepted has not yet agreed on TLS. Of one that never will, nothing is left."""
-        return any(getattr(protocol, "transport", self) is None for protocol in self._made)
+        """Return whether a client that was accepted has not yet agreed on TLS.
+
+        Of one that gave up asyncio leaves nothing; uvloop may, until the garbage is collected.
+        """
+        recent = time.monotonic() - HANDSHAKE_TIMEOUT
+        return any(made > recent and getattr(protocol, "transport", self) is None for protocol, made in list(self._made.items()))
 
 
 class Direct:
