@@ -384,9 +384,6 @@ class Rollout:
         for unit in units:
             os.unlink(f"{self.layout.root}/etc/systemd/system/{unit}")
         self.systemd.call("daemon-reload")
-        if self.layout.tls_units(live):
-            # It ends with any of the sockets.
-            self.systemd.call("start", f"{self.layout.app}-tls.service")
         for slot in SLOTS:
             if slot != live or not self.layout.tls_units(live):
                 shutil.rmtree(f"{self.layout.root}/run/{self.layout.app}/tls-{slot}", ignore_errors=True)

@@ -21,8 +21,8 @@ SLOTS = ("blue", "green")
 # The units of a slot, by their kind; and the names of their files among the settings.
 UNITS = ("service", "socket")
 # The units that a slot has beside its own if it speaks TLS itself, by their files among the settings: a socket for each address, which
-# both slots are given, and the service that keeps a connection from starting anything.
-_TLS_UNIT = re.compile(r"tls(\.service|-[0-9A-Fa-f.:]*[0-9]\.socket)")
+# both slots are given, with a service that keeps a connection from starting anything; and one to reload.
+_TLS_UNIT = re.compile(r"tls\.service|tls-[0-9A-Fa-f.:]*[0-9]\.(socket|service)")
 # What the history calls the ways to make a release live.
 _MADE_LIVE = ("rollout", "restart", "rollback")
 # The options that make workers end: gunicorn's and hypercorn's, uvicorn's, granian's.

@@ -368,20 +368,24 @@ def test_a_slot_is_given_the_sockets_for_tls_and_a_certificate_before_it_starts(
     assert len(plain["ExecReload"]) == 1
 
 
-def test_there_is_a_socket_for_each_address_and_none_starts_a_slot(files: Files, render: Render) -> None:
-    sockets = {
-        entry["path"].removeprefix("/etc/shop/next/"): parse(entry["content"]) for entry in files("_asgi_service_tls_socket_files", **TLS)
+def test_there_is_a_socket_for_each_address_and_none_starts_a_slot(files: Files) -> None:
+    units = {
+        f"shop-{entry['path'].removeprefix('/etc/shop/next/')}": parse(entry["content"])
+        for entry in files("_asgi_service_tls_address_files", **TLS)
     }
-    assert {f"shop-{name}": socket["Socket"]["ListenStream"] for name, socket in sockets.items()} == {
+    sockets = {name: unit for name, unit in units.items() if name.endswith(".socket")}
+    assert {name: socket["Socket"]["ListenStream"] for name, socket in sockets.items()} == {
         name: [address] for name, address in TLS_SOCKETS.items()
     }
-    for socket in sockets.values():
-        assert socket["Socket"]["Service"] == ["shop-tls.service"]
-        assert socket["Unit"]["Wants"] == ["shop-tls.service"]
-    always = parse(render("tls.service.j2", **TLS))
-    assert (always["Service"]["Type"], always["Service"]["RemainAfterExit"]) == (["oneshot"], ["true"])
-    assert always["Unit"]["PartOf"] == [" ".join(TLS_SOCKETS)]
-    assert files("_asgi_service_tls_socket_files") == []
+    assert len(units) == 2 * len(sockets)
+    for name, socket in sockets.items():
+        # systemd's default is the service of the same name.
+        assert "Service" not in socket["Socket"]
+        always = name.replace(".socket", ".service")
+        assert socket["Unit"]["Wants"] == [always]
+        assert units[always]["Unit"]["PartOf"] == [name]
+        assert (units[always]["Service"]["Type"], units[always]["Service"]["RemainAfterExit"]) == (["oneshot"], ["true"])
+    assert files("_asgi_service_tls_address_files") == []
 
 
 def test_gunicorn_is_told_what_to_serve_over_tls(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
