@@ -137,7 +137,8 @@ class Removal:
         """
         drains = [self.layout.drain_unit(slot) for slot in SLOTS]
         commands = [os.path.basename(path) for path in self.commands()]
-        all_of_them = [*drains, *self.units_of_slots, *commands, self.slice]
+        sockets_first = sorted(self.layout.other_tls_units(""), key=lambda unit: not unit.endswith(".socket"))
+        all_of_them = [*drains, *sockets_first, *self.units_of_slots, *commands, self.slice]
         return [unit for unit in all_of_them if self.state(unit) != "inactive"]
 
     def state(self, unit: str) -> str:
@@ -153,6 +154,7 @@ class Removal:
     def files_of_units(self) -> list[str]:
         root, app = self.layout.root, self.layout.app
         files = [self.layout.unit_file(slot, kind) for slot in SLOTS for kind in UNITS]
+        files += [f"{root}/etc/systemd/system/{unit}" for unit in self.layout.other_tls_units("")]
         # The links that start a unit at boot. `systemctl disable` would want the unit's own file to be there.
         for unit in self.units_of_slots:
             files += sorted(glob.glob(f"{glob.escape(root)}/etc/systemd/system/*.wants/{unit}"))

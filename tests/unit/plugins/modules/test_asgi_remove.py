@@ -23,6 +23,9 @@ FILES = [
     "etc/systemd/system/{}@blue.socket",
     "etc/systemd/system/{}@green.service",
     "etc/systemd/system/{}@green.socket",
+    "etc/systemd/system/{}-tls.service",
+    "etc/systemd/system/{}-tls-443.service",
+    "etc/systemd/system/{}-tls-443.socket",
     "etc/systemd/system/multi-user.target.wants/{}@blue.service",
     "etc/systemd/system/sockets.target.wants/{}@blue.socket",
     "etc/systemd/system/asgi-{}.slice",
@@ -56,7 +59,13 @@ class Played:
 
     def application(self, app: str) -> None:
         self.write(*(name.format(app) for name in FILES + DATA))
-        self.running |= {f"{app}@blue.service", f"{app}@blue.socket", f"asgi-{app}.slice"}
+        self.running |= {
+            f"{app}@blue.service",
+            f"{app}@blue.socket",
+            f"{app}-tls-443.socket",
+            f"{app}-tls-443.service",
+            f"asgi-{app}.slice",
+        }
         self.accounts[app] = f"{app} (ASGI application)"
 
     def command(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -107,8 +116,14 @@ def test_all_of_one_goes_but_what_it_has_written_and_nothing_of_another(played: 
     assert played.remove("shop") == announced
     assert played.files() == others | {name.format("shop") for name in DATA}
     assert "user shop" not in announced, "the data would be owned by whoever comes next"
-    assert played.running == {"shop-command-1@blue.service", "shop-command-1@blue.socket", "asgi-shop-command-1.slice"}
-    assert [word for call in played.calls for word in call.split() if word.startswith("shop-")] == []
+    assert played.running == {
+        "shop-command-1@blue.service",
+        "shop-command-1@blue.socket",
+        "shop-command-1-tls-443.socket",
+        "shop-command-1-tls-443.service",
+        "asgi-shop-command-1.slice",
+    }
+    assert [word for call in played.calls for word in call.split() if word.startswith("shop-command-1")] == []
     assert "systemctl daemon-reload" in played.calls
     assert played.remove("shop") == []
 
