@@ -37,7 +37,8 @@ def name_of(host: Host) -> str:
 
 def said(done: subprocess.CompletedProcess[str], host: Host) -> str:
     """Return what the deployment failed with on this host, empty if it did not."""
-    _before, _, rest = done.stdout.partition(f"fatal: [{name_of(host)}]: ")
+    # Molecule has Ansible write failures to stderr.
+    _before, _, rest = (done.stdout + "\n" + done.stderr).partition(f"fatal: [{name_of(host)}]: ")
     return " ".join(re.split(r"\nfatal: \[|\nPLAY RECAP", rest)[0].replace("\\n", " ").split())
 
 
