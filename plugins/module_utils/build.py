@@ -47,6 +47,10 @@ _SANDBOX = (
 )
 
 
+# In a release that is being built, or removed.
+BUILDING = ".building"
+
+
 class BuildError(Exception):
     """The release could not be built."""
 
@@ -178,6 +182,23 @@ class Store:
                     os.unlink(path)
                     freed += status.st_size
         return freed
+
+
+def is_interrupted(release: str) -> bool:
+    """Return whether somebody who made or removed a release was interrupted: it has the mark, or as yet, or no more, even that."""
+    return os.path.exists(os.path.join(release, BUILDING)) or (
+        os.path.isdir(release) and not os.path.islink(release) and not os.listdir(release)
+    )
+
+
+def remove_release(release: str) -> None:
+    """Remove a release that is not complete, the mark last: who is interrupted in here leaves what the next one knows."""
+    for entry in list(os.scandir(release)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != BUILDING:
+            os.unlink(entry.path)
+    shutil.rmtree(release)
 
 
 def entries(directory: str) -> Iterator[os.DirEntry[str]]:

@@ -69,14 +69,13 @@ kept:
 import contextlib
 import json
 import os
-import shutil
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
-from ansible_collections.steadfast.asgi.plugins.module_utils.build import Store
+from ansible_collections.steadfast.asgi.plugins.module_utils.build import BUILDING, Store, remove_release
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     SLOTS,
     Layout,
@@ -180,8 +179,8 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
                 for name in removed:
                     path = os.path.join(layout.releases, name)
                     # From here on it counts as an interrupted build, so whatever is left of it will be removed.
-                    os.rename(os.path.join(path, "release.json"), os.path.join(path, ".building"))
-                    shutil.rmtree(path)
+                    os.rename(os.path.join(path, "release.json"), os.path.join(path, BUILDING))
+                    remove_release(path)
             kept = [name for name in complete if name not in removed]
             stale = prune_static(layout, kept, module.check_mode)
             if removed and not module.check_mode:

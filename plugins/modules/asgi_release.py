@@ -314,12 +314,15 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
+    BUILDING,
     Builder,
     BuildError,
     Store,
     clone,
+    is_interrupted,
     link,
     link_inside,
+    remove_release,
     take_over,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
@@ -337,7 +340,6 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.static import held,
 from ansible_collections.steadfast.asgi.plugins.module_utils.target import PROBE
 
 MARK = "release.json"
-BUILDING = ".building"
 
 # What a recipe says of the application's own files, and not of its packages.
 _OF_THE_APP = ("before_build", "after_build", "static", "shared")
@@ -546,15 +548,16 @@ class Build:
                 self.finish()
         except BaseException:
             self.builder.stop()
-            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_release(self.path)
             raise
 
     def clean(self) -> None:
         """Remove what interrupted builds have left, of this release and of others."""
-        names = [name for name in os.listdir(self.releases) if os.path.exists(os.path.join(self.releases, name, BUILDING))]
-        for path in {self.path, *(os.path.join(self.releases, name) for name in names)}:
+        paths = [os.path.join(self.releases, name) for name in os.listdir(self.releases)]
+        for path in {self.path, *filter(is_interrupted, paths)}:
             if os.path.lexists(path):
-                shutil.rmtree(path)
+                remove_release(path)
 
     def unpack(self) -> None:
         os.mkdir(self.path, 0o755)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ansible_collections.steadfast.asgi.plugins.module_utils.build import Builder, BuildError, Store, clone, take_over
+from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
+    BUILDING,
+    Builder,
+    BuildError,
+    Store,
+    clone,
+    is_interrupted,
+    remove_release,
+    take_over,
+)
 
 
 class Nobody(Builder):
@@ -120,3 +132,45 @@ def test_a_clone_is_the_same_files_and_scripts_of_its_own(tmp_path: Path, store:
     assert (old / "bin/tool").read_text() == f"#!{old}/bin/python\n"
     assert (new / "bin/python").is_symlink()
     assert (new / "lib/site").stat().st_uid == builder.uid
+
+
+class Cut(BaseException):
+    """The process is killed."""
+
+
+def test_a_removal_that_is_cut_off_anywhere_can_be_told_from_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = tmp_path / "1.0-0a1b"
+
+    def cut_at(number: int, real: Callable[..., None]) -> Callable[..., None]:
+        def act(*arguments: Any, **options: Any) -> None:
+            if next(count) >= number:
+                raise Cut
+            real(*arguments, **options)
+
+        return act
+
+    for number in itertools.count():
+        for name in ("app/static/site.css", "app/main.py", ".venv/bin/python", "notes", BUILDING):
+            (release / name).parent.mkdir(parents=True, exist_ok=True)
+            (release / name).touch()
+        (release / ".venv/lib64").symlink_to("lib")
+        count = itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", cut_at(number, os.unlink))
+            patch.setattr(os, "rmdir", cut_at(number, os.rmdir))
+            try:
+                remove_release(str(release))
+                break
+            except Cut:
+                assert is_interrupted(str(release)), f"after {number} steps"
+        remove_release(str(release))
+    assert number > 8
+    assert not release.exists()
+
+
+def test_what_is_not_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "by-hand").mkdir()
+    (tmp_path / "by-hand/README").touch()
+    (tmp_path / "link").symlink_to("by-hand")
+    (tmp_path / "file").touch()
+    assert not [path.name for path in tmp_path.iterdir() if is_interrupted(str(path))]
