@@ -82,7 +82,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "asgi_certificate_names (asgi_domain) has",
         ", ".join(json.dumps(name) for name in BAD_NAMES) + ": each",
     ),
-    "no domain": ({"asgi_certificate_name": "own"}, "asgi_certificate_names is []", "asgi_domain"),
+    "no domain": ({"asgi_certificate_name": "own"}, "asgi_domain is not set, and asgi_certificate_names is []", "asgi_domain: shop"),
     "names in one string": ({**OWN, "asgi_certificate_names": "own.example.org"}, "asgi_certificate_names is", "list"),
     "no application": ({**OWN, "asgi_certificate_name": ""}, "asgi_certificate_name (asgi_app) is", "lower-case"),
     "application named ca": ({**OWN, "asgi_certificate_name": "ca"}, "asgi_certificate_name (asgi_app) is", "not be 'ca'"),
