@@ -50,7 +50,13 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ['asgi_nginx_http_port, as well as asgi_nginx_https_port, is "443".', "two different ports"],
     ),
     "port-of-direct-tls": (
-        {"asgi_service_tls_listen": ["8443", "192.0.2.7:443"]},
+        # Its own ports, or it would be asked together with others.
+        {
+            "asgi_service_tls_listen": ["8443", "192.0.2.7:443"],
+            "asgi_nginx_https_port": 443,
+            "asgi_nginx_tls": True,
+            "asgi_nginx_http_port": 80,
+        },
         ['An address in asgi_service_tls_listen is "192.0.2.7:443".', "Set asgi_nginx_state to absent"],
     ),
     "upstream-semicolon": (
