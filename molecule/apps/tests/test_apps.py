@@ -73,8 +73,12 @@ def test_uploads_outlive_a_release(host: Host) -> None:
 
 
 def state(host: Host, app: str) -> str:
-    """All that there is of an application: its processes, its settings, its releases and its site."""
-    files = f"find /etc/{app} /opt/{app} /etc/nginx/conf.d/asgi-{app}.conf -ls; sha256sum /etc/nginx/conf.d/asgi-{app}.conf"
+    """All that there is of an application: its processes, its settings, its releases and its site.
+
+    But for the number of names that a file has, since applications share those of packages.
+    """
+    site = f"/etc/nginx/conf.d/asgi-{app}.conf"
+    files = f"find /etc/{app} /opt/{app} {site} -printf '%i %M %u %g %s %t %p %l\\n'; sha256sum {site}"
     return host.check_output(f"systemctl show --property MainPID,ActiveEnterTimestamp '{app}@*.service'; {files}")
 
 
