@@ -8,10 +8,11 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from client import Site
+from client import Load, Record, Site
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = ROOT / "tests/apps/plain"
@@ -162,3 +163,21 @@ class Host:
 async def in_thread(function: Any, *arguments: Any, **options: Any) -> Any:
     """Run something that blocks beside the load."""
     return await asyncio.to_thread(function, *arguments, **options)
+
+
+def under_load(host: Host, act: Callable[[], Awaitable[Any]], websockets: int = 10) -> Record:
+    """Run `act` under load, with a quiet second before and after it."""
+
+    async def run() -> Record:
+        async with Load(host.site(), clients=16, websockets=websockets) as load:
+            await asyncio.sleep(1.5)
+            await act()
+            await asyncio.sleep(1)
+        return load.record
+
+    return asyncio.run(run())
+
+
+def lost_nothing(record: Record) -> None:
+    assert record.failed() == {}
+    assert len(record.requests) > 500

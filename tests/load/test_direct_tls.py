@@ -6,14 +6,14 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
-from client import Load, Record
-from harness import NAME, ROOT, Host, in_thread
+from client import Record
+from harness import NAME, ROOT, Host, in_thread, under_load
+from harness import lost_nothing as answered_all
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +26,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     host.remove()
 
 
-def under_load(host: Host, act: Callable[[], Awaitable[Any]], websockets: int = 10) -> Record:
-    """Run `act` under load, with a quiet second before and after it."""
-
-    async def run() -> Record:
-        async with Load(host.site(), clients=16, websockets=websockets) as load:
-            await asyncio.sleep(1.5)
-            await act()
-            await asyncio.sleep(1)
-        return load.record
-
-    return asyncio.run(run())
-
-
 def lost_nothing(record: Record) -> None:
-    assert record.failed() == {}
-    assert len(record.requests) > 500
+    answered_all(record)
     assert {code for _, code in record.websockets_cut} <= {1012}, record.websockets_cut
 
 

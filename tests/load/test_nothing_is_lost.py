@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from client import Load, Record
-from harness import Host, in_thread
+from client import Record
+from harness import Host, in_thread, lost_nothing, under_load
 
 BROKEN = {
     "import": ('os.environ.get("PLAIN_BROKEN") == "import"', "True"),
@@ -32,24 +31,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     host.build("two")
     yield host
     host.remove()
-
-
-def under_load(host: Host, act: Callable[[], Awaitable[Any]], websockets: int = 10) -> Record:
-    """Run `act` under load, with a quiet second before and after it."""
-
-    async def run() -> Record:
-        async with Load(host.site(), clients=16, websockets=websockets) as load:
-            await asyncio.sleep(1.5)
-            await act()
-            await asyncio.sleep(1)
-        return load.record
-
-    return asyncio.run(run())
-
-
-def lost_nothing(record: Record) -> None:
-    assert record.failed() == {}
-    assert len(record.requests) > 500
 
 
 def test_rollouts(host: Host) -> None:

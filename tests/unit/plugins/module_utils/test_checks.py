@@ -78,14 +78,14 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("asgi_account", {"app": "a" * 30, "uid": 100, "gid": "59999", "groups": ["www-data", "_ssl"]}),
     ("asgi_account", {"user": "www-data", "group": "www-data", "manage_user": False}),
     ("asgi_account", {"user": "www-data", "manage_user": "no"}),
-    ("asgi_uv", {"root": "/srv/uv-1", "ca_bundle": "/etc/ssl/ca.pem", "index_url": "https://me:secret@index.example/simple"}),
+    ("asgi_uv", {"root": "/srv/uv-1", "ca_bundle": "/etc/ssl/ca.pem", "index_url": "https://me:secret@index.example/python"}),
     ("asgi_uv", {"hashes": ["sha256:" + 64 * "0", "sha512:" + 128 * "f"], "no_proxy": "localhost,.example.org,10.0.0.0/8,[::1]"}),
     ("asgi_release", {"python": "3.13"}),
     (
         "asgi_release",
         {"python": "/usr/bin/python3.11", "build_user": "builder", "extras": ["fast"], "package": "shop", "subdirectory": "a/b"},
     ),
-    ("asgi_release", {"indexes": [{"url": "https://index.example/simple"}], "python_mirror": "file:///srv/python", "keep": "1"}),
+    ("asgi_release", {"indexes": [{"url": "https://index.example/python"}], "python_mirror": "file:///srv/python", "keep": "1"}),
     ("asgi_service", {"workers": 4, "memory_max": "50%", "cpu_quota": "150%", "root_path": "/shop/v1", "timeout": "60"}),
     ("asgi_service", {"virtualenv": "/srv/shop/.venv", "directory": "/srv/shop", "ready_status": ["200", 204]}),
     (
