@@ -120,6 +120,10 @@ class Client:
     async def run(self) -> None:
         connection: Connection | None = None
         while not self.load.over:
+            if connection and not connection.usable:
+                # The server has said that it would close it, or has done so in the pause: a request would be lost on it.
+                connection.transport.abort()
+                connection = None
             begun = time.monotonic()
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -132,9 +136,8 @@ class Client:
             if failure:
                 failure = f"{self.method}: {failure}"
             self.load.record.requests.append((begun - self.load.begun, time.monotonic() - begun, failure))
-            if connection and (failure or not connection.usable or not self.keep_alive):
-                connection.transport.abort()
-                connection = None
+            if connection and (failure or not self.keep_alive):
+                connection.usable = False
             # A pause keeps the machine from being saturated: then every figure would be that of a queue.
             await asyncio.sleep(0.1 if failure else self.load.pause)
         if connection:
