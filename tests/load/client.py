@@ -38,9 +38,13 @@ class Site:
 class Record:
     """What happened: for each request its start (seconds since the load began), its duration and '' or how it failed."""
 
+    # The time (of time.time()) at which the load began.
+    began: float = field(default_factory=time.time)
     requests: list[tuple[float, float, str]] = field(default_factory=list)
     websockets_cut: list[tuple[float, int]] = field(default_factory=list)
     versions: Counter[str] = field(default_factory=Counter)
+    # When the last request was sent that each version has answered.
+    last: dict[str, float] = field(default_factory=dict)
 
     def failed(self) -> Counter[str]:
         return Counter(kind for _, _, kind in self.requests if kind)
@@ -61,6 +65,7 @@ class Connection(asyncio.Protocol):
         self.size = size
         self.buffer = b""
         self.usable = True
+        self.version = ""
         self.transport: Any = None
         self.answer: asyncio.Future[str] | None = None
 
@@ -89,7 +94,8 @@ class Connection(asyncio.Protocol):
         failure = "" if status == "200" else f"status {status}"
         if not failure:
             content = json.loads(body[:length])
-            self.load.record.versions[content["version"]] += 1
+            self.version = content["version"]
+            self.load.record.versions[self.version] += 1
             if content["size"] != self.size:
                 failure = "wrong answer"
         self.finish(failure)
@@ -135,6 +141,8 @@ class Client:
                 failure = f"connect: {type(error).__name__}"
             if failure:
                 failure = f"{self.method}: {failure}"
+            elif connection:
+                self.load.record.last[connection.version] = begun - self.load.begun
             self.load.record.requests.append((begun - self.load.begun, time.monotonic() - begun, failure))
             if connection and (failure or not self.keep_alive):
                 connection.usable = False
@@ -160,7 +168,7 @@ class Load:
         self.clients = clients
         self.websockets = websockets
         self.pause = pause
-        self.record = Record()
+        self.record: Record
         self.over = False
         self.begun = 0.0
         self.loop: asyncio.AbstractEventLoop
@@ -169,6 +177,7 @@ class Load:
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
         self.begun = time.monotonic()
+        self.record = Record()
         # Of four clients three keep their connection; every other one posts.
         for number in range(self.clients):
             client = Client(self, "POST" if number % 2 else "GET", keep_alive=number % 4 != 3)

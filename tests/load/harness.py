@@ -99,6 +99,10 @@ class Host:
     def live(self) -> str:
         return self.execute("readlink -f /opt/plain/slots/live/release").strip()
 
+    def switched(self) -> float:
+        """Return the time (of time.time()) at which the live link was replaced."""
+        return float(self.execute("stat --format=%.Y /opt/plain/slots/live"))
+
     def slot(self) -> str:
         return self.execute("readlink /opt/plain/slots/live").strip()
 
@@ -181,3 +185,8 @@ def under_load(host: Host, act: Callable[[], Awaitable[Any]], websockets: int = 
 def lost_nothing(record: Record) -> None:
     assert record.failed() == {}
     assert len(record.requests) > 500
+
+
+def stayed(record: Record, version: str, switched: float) -> float:
+    """Return for how long after the switch requests were still sent to be answered by the release of before."""
+    return record.began + record.last[version] - switched

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from client import Record
-from harness import Host, in_thread, lost_nothing, under_load
+from harness import Host, in_thread, lost_nothing, stayed, under_load
 
 BROKEN = {
     "import": ('os.environ.get("PLAIN_BROKEN") == "import"', "True"),
@@ -43,6 +43,8 @@ def test_rollouts(host: Host) -> None:
     record = under_load(host, act)
     lost_nothing(record)
     assert set(record.versions) == {"one", "two"}
+    # nginx keeps connections, and their requests go to the slot that has them.
+    assert stayed(record, "one", host.switched()) < 0.5
     host.settled()
 
 

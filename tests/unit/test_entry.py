@@ -120,6 +120,75 @@ def test_websockets_are_closed_with_a_code_and_only_those_that_are_open(entry: M
     assert [message.get("code") for message in sent["waiting"]] == [None, 1012]
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def in_blue(entry: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Set up a process in slot blue; returns a function that changes the live link, and lets time pass."""
+    clock = Clock()
+    monkeypatch.setattr(entry, "time", clock)
+    monkeypatch.setenv("ASGI_SLOT", "blue")
+    monkeypatch.setenv("ASGI_LIVE", str(tmp_path / "live"))
+
+    def live(slot: str, seconds: float = 0.2) -> None:
+        (tmp_path / "live").unlink(missing_ok=True)
+        if slot:
+            (tmp_path / "live").symlink_to(slot)
+        clock.now += seconds
+
+    return live
+
+
+def test_the_live_link_decides(entry: ModuleType, in_blue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = entry.Live()
+    assert (live.is_here(), live.is_elsewhere()) == (False, False), "before the first deployment there is none"
+    in_blue("green")
+    assert (live.is_here(), live.is_elsewhere()) == (False, True)
+    in_blue("blue")
+    assert (live.is_here(), live.is_elsewhere()) == (True, False)
+    in_blue("green", seconds=0.04)
+    assert not live.is_elsewhere(), "it is read ten times a second, not with each request"
+    in_blue("green", seconds=0.07)
+    assert live.is_elsewhere()
+    monkeypatch.delenv("ASGI_LIVE")
+    assert not entry.Live().is_elsewhere(), "nobody has said where it is"
+
+
+def test_a_connection_ends_with_the_first_answer_after_a_switch(entry: ModuleType, in_blue: Any) -> None:
+    """And no longer when the switch was taken back. HTTP/2 has no such header: RFC 9113, 8.2.2."""
+
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": [(b"x-kind", b"tea")]})
+        await send({"type": "http.response.body"})
+
+    wrapped = entry.Entry(app)
+
+    def ask(version: str = "1.1") -> Messages:
+        sent: Messages = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        asyncio.run(wrapped({"type": "http", "http_version": version, "headers": []}, None, send))
+        return sent
+
+    in_blue("blue")
+    usual = ask()
+    assert usual[0]["headers"] == [(b"x-kind", b"tea")]
+    in_blue("green")
+    assert ask()[0]["headers"] == [(b"x-kind", b"tea"), (b"connection", b"close")]
+    assert ask()[1:] == usual[1:]
+    assert ask("2") == usual
+    in_blue("blue")
+    assert ask() == usual
+
+
 @pytest.mark.parametrize(
     ("allowed", "peer", "told", "client"),
     [

@@ -395,7 +395,7 @@ def test_gunicorn_is_told_what_to_serve_over_tls(settings: Settings, monkeypatch
     monkeypatch.setitem(sys.modules, "asgi_tls", given)
     assert settings()["HandoverWorker"].tls is None
     found = settings(**TLS, asgi_service_tls_ciphers=["A-B", "C"])["HandoverWorker"].tls
-    assert found == {"slot": "green", "live": "/opt/shop/slots/live", "pair": "/run/shop/tls-green/pair.pem", "ciphers": "A-B:C"}
+    assert found == {"pair": "/run/shop/tls-green/pair.pem", "ciphers": "A-B:C"}
     for verify in ("required", "optional"):
         found = settings(**TLS, asgi_service_tls_client_ca="/etc/clients.pem", asgi_service_tls_client_verify=verify)["HandoverWorker"].tls
         assert (found["client_ca"], found["client_required"]) == ("/run/shop/tls-green/client-ca.pem", verify == "required")

@@ -39,7 +39,7 @@ def settings(tls: ModuleType, tmp_path: Path, issue: Callable[[Path], None]) -> 
     issue(tmp_path)
     pair = tmp_path / "pair.pem"
     pair.write_bytes((tmp_path / "privkey.pem").read_bytes() + (tmp_path / "fullchain.pem").read_bytes())
-    return tls.Settings("blue", str(tmp_path / "live"), str(pair), ciphers=CIPHERS)
+    return tls.Settings(str(pair), ciphers=CIPHERS)
 
 
 # The application behind it
@@ -117,15 +117,6 @@ def test_a_name_cannot_break_out_of_its_place(tls: ModuleType, value: str, writt
 # The door
 
 
-def test_the_live_link_decides(settings: Any, tmp_path: Path) -> None:
-    assert not settings.is_live(), "there is none"
-    (tmp_path / "live").symlink_to("green")
-    assert not settings.is_live()
-    (tmp_path / "live").unlink()
-    (tmp_path / "live").symlink_to("/opt/shop/slots/blue")
-    assert settings.is_live()
-
-
 def test_tls_is_of_today(settings: Any) -> None:
     context = settings.context()
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
@@ -136,7 +127,7 @@ def test_tls_is_of_today(settings: Any) -> None:
 @pytest.mark.parametrize(("required", "mode"), [(True, ssl.CERT_REQUIRED), (False, ssl.CERT_OPTIONAL)])
 def test_clients_are_asked_for_certificates(tls: ModuleType, settings: Any, tmp_path: Path, required: bool, mode: ssl.VerifyMode) -> None:
     ca = str(tmp_path / "fullchain.pem")
-    assert tls.Settings("blue", "", settings.pair, ca, required, CIPHERS).context().verify_mode == mode
+    assert tls.Settings(settings.pair, ca, required, CIPHERS).context().verify_mode == mode
 
 
 class Protocol(asyncio.Protocol):
@@ -159,21 +150,21 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_it_opens_and_shuts_with_the_link_and_refuses_nobody(tls: ModuleType, settings: Any, tmp_path: Path) -> None:
+def test_it_opens_and_shuts_and_refuses_nobody(tls: ModuleType, settings: Any, tmp_path: Path) -> None:
     """Of two workers with the same socket the live one serves, and who comes while there is none waits."""
 
     async def run() -> None:
         context = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            blue, green = (tls.Door(settings_of, [listener], 10) for settings_of in (settings, green_settings))
+            doors = {slot: tls.Door(settings, [listener], 10) for slot in ("blue", "green")}
             served: list[str] = []
 
             def make(name: str) -> Callable[[Any], Protocol]:
                 return lambda direct: served.append(name) or Protocol(direct)  # type: ignore[func-returns-value]
 
-            async def follow() -> None:
-                await blue.follow(make("blue"))
-                await green.follow(make("green"))
+            async def live(slot: str) -> None:
+                for name, door in doors.items():
+                    await door.follow(name == slot, make(name))
 
             async def visit() -> bytes:
                 reader, writer = await asyncio.open_connection(*listener.getsockname(), ssl=context, server_hostname="localhost")
@@ -181,40 +172,27 @@ def test_it_opens_and_shuts_with_the_link_and_refuses_nobody(tls: ModuleType, se
                 writer.transport.abort()
                 return said
 
-            def live(slot: str) -> None:
-                (tmp_path / "new").symlink_to(slot)
-                (tmp_path / "new").replace(tmp_path / "live")
-
-            await follow()
+            await live("")
             waiting = asyncio.create_task(visit())
             await asyncio.sleep(0.3)
             assert served == []
-            live("blue")
-            await follow()
+            await live("blue")
             assert await waiting == b"welcome"
-            assert (blue.left, green.left) == (False, False)
-            live("green")
-            await follow()
-            assert (blue.left, green.left) == (True, False)
-            assert await visit() == b"welcome"
-            live("blue")
-            await follow()
-            assert (blue.left, green.left) == (False, True)
-            assert await visit() == b"welcome"
+            for slot in ("green", "blue"):
+                await live(slot)
+                assert await visit() == b"welcome"
             assert served == ["blue", "green", "blue"]
-            blue.close()
-            green.close()
+            for door in doors.values():
+                door.close()
 
-    green_settings = tls.Settings("green", settings.live, settings.pair, ciphers=CIPHERS)
     asyncio.run(run())
 
 
 def test_a_client_that_was_accepted_is_known_before_tls_is_agreed_on(tls: ModuleType, settings: Any, tmp_path: Path) -> None:
     async def run() -> None:
-        (tmp_path / "live").symlink_to("blue")
         with socket.create_server(("127.0.0.1", 0)) as listener:
             door = tls.Door(settings, [listener], 10)
-            await door.follow(Protocol)
+            await door.follow(True, Protocol)
             assert not door.shaking_hands
             slow = socket.create_connection(listener.getsockname())
             await until(lambda: door.shaking_hands)
@@ -231,10 +209,9 @@ def test_a_client_that_was_accepted_is_known_before_tls_is_agreed_on(tls: Module
 
 def test_of_a_client_that_gives_up_nothing_is_left(tls: ModuleType, settings: Any, tmp_path: Path) -> None:
     async def run() -> None:
-        (tmp_path / "live").symlink_to("blue")
         with socket.create_server(("127.0.0.1", 0)) as listener:
             door = tls.Door(settings, [listener], 10)
-            await door.follow(Protocol)
+            await door.follow(True, Protocol)
             for farewell in (b"", b"GET / HTTP/1.1\r\n\r\n"):
                 client = socket.create_connection(listener.getsockname())
                 await until(lambda: door.shaking_hands)
@@ -248,11 +225,10 @@ def test_of_a_client_that_gives_up_nothing_is_left(tls: ModuleType, settings: An
 
 def test_an_idle_client_that_never_looks_is_not_waited_for(tls: ModuleType, settings: Any, tmp_path: Path) -> None:
     async def run() -> None:
-        (tmp_path / "live").symlink_to("blue")
         with socket.create_server(("127.0.0.1", 0)) as listener:
             door = tls.Door(settings, [listener], 10)
             made: list[Protocol] = []
-            await door.follow(lambda direct: made.append(Protocol(direct)) or made[-1])  # type: ignore[func-returns-value]
+            await door.follow(True, lambda direct: made.append(Protocol(direct)) or made[-1])  # type: ignore[func-returns-value]
             context = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
             raw = socket.create_connection(listener.getsockname())
             client = await asyncio.to_thread(context.wrap_socket, raw, server_hostname="localhost")

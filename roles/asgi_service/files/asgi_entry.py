@@ -4,7 +4,8 @@
 """What stands between a server and the application.
 
 - `Entry` gives the application what nginx says of the client, by the same rules under every server; keeps the id that nginx gave the
-  request for the log; and closes websockets with a code that tells their clients to come back.
+  request for the log; ends connections that are kept when another slot has become the live one; and closes websockets with a code that
+  tells their clients to come back.
 - `JsonFormatter` writes one JSON object for each entry of the log.
 
 It needs nothing but the standard library and no particular event loop, so it serves every server alike.
@@ -16,6 +17,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -39,6 +41,9 @@ _SCHEMES = {
 }
 
 _OURS = frozenset((b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"))
+
+# Seconds for which it is taken that the live link has not changed.
+_LINK_CHECK = 0.1
 
 # What every entry has (logging.LogRecord); everything else came in by `extra`.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -137,6 +142,44 @@ def _without_port(host: str) -> tuple[str, int]:
     return (found[1] or found[2] or "", int(found[3] or 0)) if found else (host, 0)
 
 
+class Live:
+    """Whether the slot that this process runs in is the live one, by the environment: ASGI_LIVE is the path of the link, ASGI_SLOT the slot."""
+
+    def __init__(self) -> None:
+        self._link = os.environ.get("ASGI_LIVE", "")
+        self._slot = os.environ.get("ASGI_SLOT", "")
+        self._checked = -_LINK_CHECK
+        self._other = False
+
+    def is_here(self) -> bool:
+        """Return whether the link names this slot, as far as it can be read."""
+        return self._named() == self._slot
+
+    def is_elsewhere(self) -> bool:
+        """Return whether it names the other slot. This is on every request's way, so the link is read ten times a second at most."""
+        now = time.monotonic()
+        if now - self._checked >= _LINK_CHECK:
+            self._checked = now
+            self._other = self._named() not in ("", self._slot)
+        return self._other
+
+    def _named(self) -> str:
+        try:
+            return os.path.basename(os.readlink(self._link))
+        except OSError:
+            # Before the first deployment there is none.
+            return ""
+
+
+def _last_of_its_connection(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    async def send_last(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = message | {"headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return send_last
+
+
 class Entry:
     """The application as the server is to call it.
 
@@ -146,12 +189,16 @@ class Entry:
     def __init__(self, app: ASGIApp, forwarded: Iterable[str] = ()) -> None:
         self.app = app
         self.proxies = Proxies(forwarded)
+        self.live = Live()
         self.leaving = False
         self.websockets: set[_Websocket] = set()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             self.read(scope)
+            if self.live.is_elsewhere() and scope["http_version"] == "1.1":
+                # On a connection that is kept requests would go on coming in here. HTTP/2 has no such header, and nginx does not speak it.
+                send = _last_of_its_connection(send)
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             self.read(scope)

@@ -40,6 +40,7 @@ from types import FrameType
 from typing import Any
 
 import asgi_tls
+from asgi_entry import Live
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from uvicorn.server import Server
@@ -253,6 +254,7 @@ class _HandoverServer(Server):
         super().__init__(worker.config)
         self.worker = worker
         self.door = door
+        self.live = Live()
         # uvicorn would leave at its limit, and only then would a successor be started.
         self.recycle_at = worker.max_requests
         self.config.limit_max_requests = None
@@ -265,11 +267,9 @@ class _HandoverServer(Server):
             self.worker.say(READY)
 
     async def watch_door(self) -> None:
-        """Serve over TLS for as long as this slot is live. When it no longer is, have the clients that stay come in anew."""
+        """Serve over TLS for as long as this slot is live. The clients that stay then are sent away by asgi_entry."""
         if self.door:
-            await self.door.follow(self.make_protocol)
-            if self.door.left:
-                self.say_goodbye()
+            await self.door.follow(self.live.is_here(), self.make_protocol)
 
     def make_protocol(self, direct: asgi_tls.Direct) -> Any:
         """Return uvicorn's protocol for a connection that nginx has no part in, so that nothing is believed that nginx would say."""

@@ -52,19 +52,10 @@ _SHORT = {
 class Settings:
     """What the configuration file says. `pair` holds the key and the certificate; `client_ca` is '' where clients need none."""
 
-    slot: str
-    live: str
     pair: str
     client_ca: str = ""
     client_required: bool = True
     ciphers: str = ""
-
-    def is_live(self) -> bool:
-        """Return whether the live link names this slot."""
-        try:
-            return os.path.basename(os.readlink(self.live)) == self.slot
-        except OSError:
-            return False
 
     def context(self) -> ssl.SSLContext:
         """Read the files. Raises OSError, of which ssl.SSLError is one, for those that cannot be used."""
@@ -91,21 +82,15 @@ class Door:
         self.sockets = list(sockets)
         self.backlog = backlog
         self.servers: list[asyncio.Server] = []
-        # Whether it was open and no longer is, since another slot has become the live one.
-        self.left = False
         # uvicorn knows a connection only when TLS is agreed on.
         self._made: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
-    async def follow(self, make_protocol: Callable[[Any], Any]) -> None:
+    async def follow(self, live: bool, make_protocol: Callable[[Any], Any]) -> None:
         """Accept if this slot is live, and do not if it is not."""
-        live = self.settings.is_live()
         if live and not self.servers:
             await self._open(make_protocol)
         elif not live and self.servers:
             self._shut()
-            self.left = True
-        if live:
-            self.left = False
 
     async def _open(self, make_protocol: Callable[[Any], Any]) -> None:
         loop = asyncio.get_running_loop()
