@@ -12,11 +12,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import socket
 import ssl
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -72,8 +74,27 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def accepted_inode(connection: socket.socket, timeout: float) -> int | None:
+    """Return the inode of the other end once a process has accepted the connection.
+
+    0 if the other end is closed, None if the kernel cannot tell or the connection leads to another host. Raises TimeoutError if nobody
+    has accepted it within `timeout` seconds.
+    """
+    find = peer_inode if connection.family == socket.AF_UNIX else peer_inode_tcp
+    until = time.monotonic() + timeout
+    watched = select.poll()
+    watched.register(connection, select.POLLIN)
+    while True:
+        inode = find(connection)
+        # Nothing has been asked yet, so whatever comes now is the end of the connection (or TLS's, which is accepted long since).
+        if inode != 0 or watched.poll(2):
+            return inode
+        if time.monotonic() >= until:
+            raise TimeoutError("timed out: no process has accepted the connection")
+
+
 def peer_inode(connection: socket.socket) -> int | None:
-    """Return the inode of the other end of a unix socket (sock_diag(7)), 0 if it is closed, None if the kernel cannot tell.
+    """Return the inode of the other end of a unix socket (sock_diag(7)), 0 if nobody has it, None if the kernel cannot tell.
 
     Peer credentials (SO_PEERCRED) are no help here: they name who called listen(2), which is systemd.
     """
@@ -125,7 +146,10 @@ def socket_owner(inode: int, pids: Iterable[int]) -> int | None:
 
 
 def peer_inode_tcp(connection: socket.socket) -> int | None:
-    """Return the inode of the other end of a TCP connection within this host (proc_pid_net(5)), None if it is not there."""
+    """Return the inode of the other end of a TCP connection within this host (proc_pid_net(5)).
+
+    0 if nobody has it, None if it is not there.
+    """
     here, there = connection.getsockname(), connection.getpeername()
     rows: list[list[str]] = []
     # An IPv4 connection to a listener for both families is in the table of IPv6.
@@ -135,7 +159,7 @@ def peer_inode_tcp(connection: socket.socket) -> int | None:
     # Addresses are in hexadecimal in the host's own byte order; the ports alone tell the two ends of one connection.
     ports = f"{there[1]:04X}", f"{here[1]:04X}"
     for row in rows:
-        if (row[1].rpartition(":")[2], row[2].rpartition(":")[2]) == ports and int(row[9]):
+        if (row[1].rpartition(":")[2], row[2].rpartition(":")[2]) == ports:
             return int(row[9])
     return None
 
@@ -195,13 +219,12 @@ class Target:
         watchdog.daemon = True
         watchdog.start()
         try:
-            connection.request("GET", self.path, headers={"Connection": "keep-alive", "Accept": "application/json, */*"})
-            # Held before the answer is read: http.client lets go of the socket when the server says that it is the last one.
-            sock = connection.sock
-            response = connection.getresponse()
-            # Before the answer is read to its end: afterwards nobody may hold the other end of the connection any more.
-            inode = peer_inode(sock) if self.socket else peer_inode_tcp(sock)
+            connection.connect()
+            # Before anything is asked: once it has answered, the process may close its end at any moment.
+            inode = accepted_inode(connection.sock, timeout)
             owner = socket_owner(inode, pids) if inode else None
+            connection.request("GET", self.path, headers={"Connection": "keep-alive", "Accept": "application/json, */*"})
+            response = connection.getresponse()
             body = response.read(_BODY_LIMIT)
             if response.length and len(body) < _BODY_LIMIT:
                 return Answer(error=f"the answer ended {response.length} bytes too early")

@@ -207,7 +207,7 @@ def test_a_client_that_was_accepted_is_known_before_tls_is_agreed_on(tls: Module
     asyncio.run(run())
 
 
-def test_of_a_client_that_gives_up_nothing_is_left(tls: ModuleType, settings: Any, tmp_path: Path) -> None:
+def test_of_a_client_that_gives_up_nothing_is_left(tls: ModuleType, settings: Any) -> None:
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             door = tls.Door(settings, [listener], 10)

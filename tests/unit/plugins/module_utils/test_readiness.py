@@ -178,6 +178,13 @@ def test_the_last_answer_of_a_connection_is_traced_too(
     assert ask(path, "/ready", "localhost", 2, [test, parent, worker]) == Answer(200, "ready", worker, traced=True)
 
 
+def test_an_answer_is_traced_though_the_server_closes_at_once(serve: Serve, path: str) -> None:
+    """As fast servers do, and applications that want no connection to be kept."""
+    test, parent, *workers = serve(2, cut=OK.replace(r"\r\n", r"\r\nConnection: close\r\n", 1))
+    for _ in range(50):
+        assert ask(path, "/cut", "localhost", 2, [test, parent, *workers]).pid in workers
+
+
 def test_an_answer_that_was_cut_off_is_an_error(serve: Serve, path: str) -> None:
     serve(cut=r"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\nhalf")
     answer = ask(path, "/cut", "localhost", 2, [])
