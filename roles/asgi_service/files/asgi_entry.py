@@ -143,7 +143,7 @@ def _without_port(host: str) -> tuple[str, int]:
 
 
 class Live:
-    """Whether the slot that this process runs in is the live one, by the environment: ASGI_LIVE is the path of the link, ASGI_SLOT the slot."""
+    """Whether the slot that this process runs in is the live one: the environment names the slot (ASGI_SLOT) and the link (ASGI_LIVE)."""
 
     def __init__(self) -> None:
         self._link = os.environ.get("ASGI_LIVE", "")
