@@ -259,7 +259,7 @@ def test_both_slots_are_in_a_slice_of_their_own(service: Service, render: Render
 
 
 def test_the_unit_has_started_when_every_worker_is_ready(service: Service) -> None:
-    [command] = service(asgi_service_workers=3, asgi_service_ready_status=[200, 204], asgi_service_boot_timeout=20)["ExecStartPost"]
+    command, *_ = service(asgi_service_workers=3, asgi_service_ready_status=[200, 204], asgi_service_boot_timeout=20)["ExecStartPost"]
     assert command.startswith("+"), "the service's user may not see into its workers"
     assert "--workers 3" in command
     assert "--status 200,204" in command
@@ -495,6 +495,10 @@ def test_a_server_that_keeps_ending_is_started_again_more_and_more_slowly(servic
     old = service(__asgi_service_place={"contents": {"/etc/os-release": 'ID=debian\nVERSION_ID="12"\n'}})
     assert (old["RestartSec"], "RestartSteps" in old) == (["2"], False)
     assert "RestartSteps" not in service(asgi_service_restart_delay=60)
+    # What is counted is forgotten again.
+    calms = [[command for command in each["ExecStartPost"] if "shop-calm-%i" in command] for each in (unit, old)]
+    assert [len(commands) for commands in calms] == [1, 0]
+    assert calms[0][0].endswith(" --timer-property=BindsTo=%n /usr/bin/systemctl reset-failed %n")
 
 
 def test_shared_directories_are_below_the_application_s(service: Service) -> None:

@@ -492,6 +492,29 @@ def test_a_killed_server_comes_back_and_a_client_waits_for_it(host: Host) -> Non
     assert get(host, "plain", "/", "--max-time 20")["pid"] != before
 
 
+def test_a_crash_is_forgiven_after_a_while(host: Host) -> None:
+    """Or else the delay before a restart would grow with the crashes of months."""
+    live = host.check_output("readlink /opt/plain/slots/live")
+    service, calm = f"plain@{live}.service", f"plain-calm-{live}"
+
+    def show(unit: str, name: str) -> str:
+        return host.check_output(f"systemctl show --property={name} --value {unit}")
+
+    if "RestartSteps" not in host.file(f"/etc/systemd/system/{service}").content_string:
+        assert show(f"{calm}.timer", "ActiveState") == "inactive", "there the delay does not grow"
+        return
+    armed = show(f"{calm}.timer", "ActiveEnterTimestampMonotonic")
+    host.check_output(f"systemctl kill --signal=KILL {service}")
+    get(host, "plain", "/", "--max-time 20")
+    host.check_output(f"systemctl start {service}")
+    assert int(show(service, "NRestarts")) > 0
+    # The time begins anew with each start.
+    assert int(show(f"{calm}.timer", "ActiveEnterTimestampMonotonic")) > int(armed)
+    # What the timer starts when it is over.
+    host.check_output(f"systemctl start --wait {calm}.service")
+    assert (show(service, "NRestarts"), show(service, "ActiveState")) == ("0", "active")
+
+
 def test_a_changed_environment_goes_live_through_the_other_slot(host: Host, apply_roles: Any) -> None:
     assert host.check_output("readlink /opt/plain/slots/live") == "blue"
     variables = {
