@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -311,10 +312,19 @@ def read_history(path: str) -> list[dict[str, Any]]:
 
 
 def append_history(path: str, entry: dict[str, Any]) -> None:
-    """Add one line to an application's history. A single write, so that two writers do not mix their lines."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Add one line to an application's history. A single write, so that two writers do not mix their lines.
+
+    Raises OSError where there was no room for all of it.
+    """
+    line = (json.dumps(entry) + "\n").encode()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, (json.dumps(entry) + "\n").encode())
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            # A line that was cut off, by a power cut or a full disk, must not take this one with it.
+            line = b"\n" + line
+        if os.write(handle, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         os.fsync(handle)
     finally:
         os.close(handle)

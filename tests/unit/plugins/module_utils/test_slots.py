@@ -155,6 +155,25 @@ def test_what_is_appended_is_read_and_a_broken_line_is_passed_over(tmp_path: Pat
     assert [entry["release"] for entry in read_history(path)] == ["A", "B"]
 
 
+def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "history.jsonl")
+    append_history(path, {"release": "A", "result": "ok"})
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write('{"release": "B", "res')
+    append_history(path, {"release": "C", "result": "ok"})
+    assert [entry["release"] for entry in read_history(path)] == ["A", "C"]
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = str(tmp_path / "history.jsonl"), os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:9]))
+    with pytest.raises(OSError, match="No space left"):
+        append_history(path, {"release": "A", "result": "ok"})
+    monkeypatch.undo()
+    append_history(path, {"release": "B", "result": "ok"})
+    assert [entry["release"] for entry in read_history(path)] == ["B"]
+
+
 def deployed(*releases: str) -> list[dict[str, Any]]:
     """The history of these releases, deployed one after the other; `-X` is a rollback to X, `!X` one that failed."""
     history: list[dict[str, Any]] = []
