@@ -596,7 +596,7 @@ class Rollout:
                 if changed:
                     self.give_settings(self.layout.next, slot)
                 self.give_certificate(slot)
-            except RolloutError as error:
+            except (OSError, RolloutError, UnitError) as error:
                 if changed:
                     self.give_settings(kept, slot)
                 self.mark(slot, False)

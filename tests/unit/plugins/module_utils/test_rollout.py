@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import http.server
 import json
@@ -22,6 +23,7 @@ import pytest
 import yaml
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as rollout_module
+from ansible_collections.steadfast.asgi.plugins.module_utils import slots as slots_module
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
@@ -1205,6 +1207,28 @@ def speak_tls(at_rest: Host, issue: Callable[[Path], None]) -> Callable[..., Non
         (folder / "service").write_text(f"Sockets={' '.join(addresses)}\n")
 
     return write
+
+def test_a_disk_that_is_full_leaves_the_live_slot_its_own_configuration(
+    at_rest: Host, roll: Roll, reloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a crash of the server would bring up what was copied by half."""
+    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("workers = 3")
+    (Path(at_rest.layout.next) / "logging.json").write_text("{}")
+    real = slots_module.copy_file
+
+    def copy(source: str, target: str) -> bool:
+        if target == f"{at_rest.layout.settings('blue')}/logging.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+        return real(source, target)
+
+    monkeypatch.setattr(slots_module, "copy_file", copy)
+    monkeypatch.setattr(rollout_module, "is_server_config", lambda _path: True)
+    with pytest.raises(RolloutError, match=r"nothing was reloaded.*No space left on device"):
+        roll("A").run()
+    assert reloads == []
+    assert (Path(at_rest.layout.settings("blue")) / "gunicorn.conf.py").read_text() == "gunicorn.conf.py\n"
+    assert not os.path.exists(at_rest.layout.unproven("blue"))
+
 
 
 def tls_units(host: Host) -> dict[str, str]:
