@@ -423,8 +423,12 @@ class Rollout:
     def fill(self, slot: str) -> None:
         """Put the wanted release and its settings into a slot. Only ever done to a slot that does not run, but for a restart."""
         settings = self.choose_settings(slot)
+        # Whoever was cut off in here may have installed the units and not told systemd.
+        cut_off = os.path.exists(self.layout.unproven(slot))
         self.mark(slot, True)
         self.point(slot, self.release)
+        if cut_off:
+            self.systemd.call("daemon-reload")
         if settings:
             self.give_settings(settings, slot)
         elif install_units(self.layout, slot):

@@ -678,6 +678,20 @@ def test_units_that_changed_are_read_before_they_are_started(at_rest: Host, roll
 
 @pytest.fixture
 def commanded(at_rest: Host) -> Host:
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_units_that_a_killed_process_has_installed_are_read_too(at_rest: Host, roll: Roll, strategy: str) -> None:
+    """They are on disk already, so the next run finds nothing to copy."""
+    slot = {"rollout": "green", "restart": "blue"}[strategy]
+    edited(at_rest)
+    copy_settings(at_rest.layout.next, at_rest.layout, slot)
+    Path(at_rest.layout.unproven(slot)).touch()
+    at_rest.events.clear()
+    roll("B", strategy=strategy).run()
+    verb = "start" if slot == "green" else "restart"
+    started = next(number for number, event in enumerate(at_rest.events) if event.startswith(f"before {verb} shop@{slot}."))
+    assert "after daemon-reload" in at_rest.events[:started]
+
+
     """A host whose unit has what a command's unit is made of."""
     at_rest.unit_file.write_text("[Service]\nExecStart=/bin/server\n")
     return at_rest
