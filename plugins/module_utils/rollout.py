@@ -40,6 +40,7 @@ from .slots import (
     install_units,
     is_complete,
     kept_settings,
+    listens,
     other,
     previous_release,
     read_history,
@@ -170,7 +171,12 @@ class Rollout:
             left.append(f"idle slot {idle} still runs")
         if others := self.layout.other_tls_units(live):
             left.append(f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not of slot {live}")
+        if not self.leads_to_live():
+            left.append(f"{self.layout.live_socket} does not lead to the live slot")
         return left
+
+    def leads_to_live(self) -> bool:
+        return read_link(self.layout.live_socket) == f"{self.layout.live}/socket"
 
     def renewed(self, slot: str) -> bool:
         """Return whether a slot serves TLS with another certificate than the host has now."""
@@ -220,10 +226,14 @@ class Rollout:
         # The way back is one to another release; new settings are not brought in by it.
         changed = [] if self.params["rollback"] else changed_settings(self.layout, live)
         unproven = os.path.exists(self.layout.unproven(live))
+        # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
+        deaf = active == "active" and not listens(self.layout.socket(live))
         if not same_release:
             reason = "another release"
         elif active != "active":
             reason = f"the live slot {live} is {active}"
+        elif deaf:
+            reason = f"nobody listens on {self.layout.socket(live)}, which is slot {live}'s"
         elif unproven:
             reason = f"an earlier run was cut off while it replaced what slot {live} runs"
         elif changed:
@@ -233,7 +243,7 @@ class Rollout:
         else:
             reason = ""
 
-        reloadable = same_release and active == "active" and not unproven and all(map(is_server_config, changed))
+        reloadable = same_release and active == "active" and not deaf and not unproven and all(map(is_server_config, changed))
         if strategy == "reload":
             if not reloadable:
                 raise RolloutError(f"strategy is reload, but {reason}, which takes a new process. Use auto or rollout.")
@@ -577,7 +587,9 @@ class Rollout:
     def restart_service(self, slot: str) -> None:
         with contextlib.suppress(UnitError):
             self.systemd.call("reset-failed", self.layout.service_unit(slot))
-        self.systemd.call("restart", self.layout.service_unit(slot))
+        # Its socket stays, and with it whoever waits there, unless nobody can come to it any more.
+        units = [self.layout.service_unit(slot)] if listens(self.layout.socket(slot)) else self.units(slot)
+        self.systemd.call("restart", *units)
 
     def reload(self, slot: str) -> None:
         """Have the live slot's server replace its workers, with its configuration as it is wanted now."""
@@ -628,6 +640,10 @@ class Rollout:
         """Make the boot agree with the live link, and let the other slot drain and stop."""
         idle = other(live)
         self.enable(live, True)
+        if not self.leads_to_live():
+            # As at boot, by systemd-tmpfiles: somebody has removed it, or whoever was to make it was killed just before.
+            os.makedirs(os.path.dirname(self.layout.live_socket), mode=0o755, exist_ok=True)
+            replace_link(self.layout.live_socket, f"{self.layout.live}/socket")
         if self.has_units(idle):
             self.enable(idle, False)
         if self.layout.other_tls_units(live):

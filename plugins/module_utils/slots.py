@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -74,6 +75,11 @@ class Layout:
 
     def socket(self, slot: str) -> str:
         return f"{self.root}/run/{self.app}/{slot}.sock"
+
+    @property
+    def live_socket(self) -> str:
+        """What nginx connects to: a link that never changes, to the socket of whichever slot is live."""
+        return f"{self.root}/run/{self.app}/live.sock"
 
     @property
     def next(self) -> str:
@@ -150,6 +156,20 @@ class Layout:
         """Return the path of the release in a slot, '' if there is none."""
         link = self.release_link(slot)
         return os.path.realpath(link) if slot and os.path.islink(link) else ""
+
+
+def listens(path: str) -> bool:
+    """Return whether a connection to a unix socket is taken. One that finds the queue full is not, and still somebody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            # What else may be the matter is no reason to replace what runs.
+            pass
+    return True
 
 
 def other(slot: str) -> str:

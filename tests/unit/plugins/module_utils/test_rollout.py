@@ -27,7 +27,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils import slots as slo
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, copy_settings, fingerprint
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, copy_settings, fingerprint, listens
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
 
@@ -482,6 +482,11 @@ def failed(host: Host) -> None:
     host.state["shop@blue.service"] = {"ActiveState": "failed"}
 
 
+def tidied(host: Host) -> None:
+    shutil.rmtree(host.root / f"run/{APP}")
+    (host.root / f"run/{APP}").mkdir()
+
+
 def edited(host: Host) -> None:
     host.unit_file.write_text("[Service]\nLimitNOFILE=1\n")
 
@@ -497,6 +502,8 @@ def edited(host: Host) -> None:
         (lambda host: Path(host.layout.unit_file("blue", "socket")).write_text("x"), "changed since slot blue was started: {socket}"),
         (lambda host: Path(host.layout.unproven("blue")).touch(), "cut off while it replaced what slot blue runs"),
         (lambda host: os.unlink(host.layout.live), "nothing is live yet"),
+        (lambda host: os.unlink(host.layout.socket("blue")), "nobody listens on {blue}"),
+        (tidied, "nobody listens on {blue}"),
     ],
 )
 @pytest.mark.parametrize("release", ["A", ""])
@@ -506,7 +513,8 @@ def test_the_same_release_is_started_anew_where_that_is_needed(
     roll(release).run()
     happens(host)
     host.events.clear()
-    expected = reason.format(unit=host.unit_file, **{name: f"{host.layout.next}/{name}" for name in ("env", "more", "socket")})
+    paths = {name: f"{host.layout.next}/{name}" for name in ("env", "more", "socket")}
+    expected = reason.format(unit=host.unit_file, blue=host.layout.socket("blue"), **paths)
     foretold = roll(release).preview()
     assert host.events == []
     assert foretold["changed"] is True
@@ -515,6 +523,8 @@ def test_the_same_release_is_started_anew_where_that_is_needed(
     assert expected in result["reason"]
     assert (result["changed"], result["slot"], result["diff"]) == (True, foretold["slot"], foretold["diff"])
     assert host.runs(host.live)
+    assert os.path.realpath(host.layout.live_socket) == host.layout.socket(host.live)
+    assert listens(host.layout.live_socket)
     assert host.in_slot(host.live) == release
     if host.drains("blue"):
         host.end_drain("blue")
@@ -673,11 +683,6 @@ def test_units_that_changed_are_read_before_they_are_started(at_rest: Host, roll
     assert Path(at_rest.layout.unit_file(slot, "service")).read_bytes() == at_rest.unit_file.read_bytes()
 
 
-# Commands around the switch
-
-
-@pytest.fixture
-def commanded(at_rest: Host) -> Host:
 @pytest.mark.parametrize("strategy", ["rollout", "restart"])
 def test_units_that_a_killed_process_has_installed_are_read_too(at_rest: Host, roll: Roll, strategy: str) -> None:
     """They are on disk already, so the next run finds nothing to copy."""
@@ -692,6 +697,11 @@ def test_units_that_a_killed_process_has_installed_are_read_too(at_rest: Host, r
     assert "after daemon-reload" in at_rest.events[:started]
 
 
+# Commands around the switch
+
+
+@pytest.fixture
+def commanded(at_rest: Host) -> Host:
     """A host whose unit has what a command's unit is made of."""
     at_rest.unit_file.write_text("[Service]\nExecStart=/bin/server\n")
     return at_rest
@@ -1115,6 +1125,15 @@ def test_a_restart_uses_one_slot_and_keeps_its_socket(at_rest: Host, roll: Roll)
     assert roll("B", strategy="restart").run()["changed"] is False
 
 
+def test_a_restart_brings_back_a_socket_that_was_removed(at_rest: Host, roll: Roll) -> None:
+    os.unlink(at_rest.layout.socket("blue"))
+    at_rest.events.clear()
+    result = roll("A", strategy="restart").run()
+    assert (result["way"], at_rest.serving(), listens(at_rest.layout.live_socket)) == ("restart", "A", True)
+    assert "after restart shop@blue.socket shop@blue.service" in at_rest.events
+    assert roll("A", strategy="restart").run()["changed"] is False
+
+
 def test_a_restart_that_fails_starts_the_old_release_again(at_rest: Host, roll: Roll, clock: Clock) -> None:
     at_rest.status = 503
 
@@ -1151,6 +1170,7 @@ def test_a_restart_that_is_interrupted_is_finished_by_the_next_run(host: Host, r
         (edited, "changed since slot blue was started"),
         (lambda host: Path(host.layout.unproven("blue")).touch(), "cut off"),
         (stopped, "inactive"),
+        (lambda host: os.unlink(host.layout.socket("blue")), "nobody listens"),
     ],
 )
 def test_what_takes_a_new_process_is_not_reloaded(at_rest: Host, roll: Roll, happens: Callable[[Host], object], said: str) -> None:
@@ -1193,6 +1213,28 @@ def test_a_configuration_that_did_not_make_it_is_taken_back(at_rest: Host, roll:
     assert "gunicorn.conf.py" in roll("A").preview()["reason"]
 
 
+def test_a_disk_that_is_full_leaves_the_live_slot_its_own_configuration(
+    at_rest: Host, roll: Roll, reloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a crash of the server would bring up what was copied by half."""
+    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("workers = 3")
+    (Path(at_rest.layout.next) / "logging.json").write_text("{}")
+    real = slots_module.copy_file
+
+    def copy(source: str, target: str) -> bool:
+        if target == f"{at_rest.layout.settings('blue')}/logging.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+        return real(source, target)
+
+    monkeypatch.setattr(slots_module, "copy_file", copy)
+    monkeypatch.setattr(rollout_module, "is_server_config", lambda _path: True)
+    with pytest.raises(RolloutError, match=r"nothing was reloaded.*No space left on device"):
+        roll("A").run()
+    assert reloads == []
+    assert (Path(at_rest.layout.settings("blue")) / "gunicorn.conf.py").read_text() == "gunicorn.conf.py\n"
+    assert not os.path.exists(at_rest.layout.unproven("blue"))
+
+
 def test_a_reload_cannot_bring_another_release(at_rest: Host, roll: Roll) -> None:
     with pytest.raises(RolloutError, match="another release"):
         roll("B", strategy="reload").run()
@@ -1221,28 +1263,6 @@ def speak_tls(at_rest: Host, issue: Callable[[Path], None]) -> Callable[..., Non
         (folder / "service").write_text(f"Sockets={' '.join(addresses)}\n")
 
     return write
-
-def test_a_disk_that_is_full_leaves_the_live_slot_its_own_configuration(
-    at_rest: Host, roll: Roll, reloads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Or a crash of the server would bring up what was copied by half."""
-    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("workers = 3")
-    (Path(at_rest.layout.next) / "logging.json").write_text("{}")
-    real = slots_module.copy_file
-
-    def copy(source: str, target: str) -> bool:
-        if target == f"{at_rest.layout.settings('blue')}/logging.json":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
-        return real(source, target)
-
-    monkeypatch.setattr(slots_module, "copy_file", copy)
-    monkeypatch.setattr(rollout_module, "is_server_config", lambda _path: True)
-    with pytest.raises(RolloutError, match=r"nothing was reloaded.*No space left on device"):
-        roll("A").run()
-    assert reloads == []
-    assert (Path(at_rest.layout.settings("blue")) / "gunicorn.conf.py").read_text() == "gunicorn.conf.py\n"
-    assert not os.path.exists(at_rest.layout.unproven("blue"))
-
 
 
 def tls_units(host: Host) -> dict[str, str]:
@@ -1367,6 +1387,7 @@ def filled(host: Host) -> bool:
     ("happens", "said"),
     [
         (lambda host: host.enabled.clear(), "slot blue is not started at boot"),
+        (lambda host: os.unlink(host.layout.live_socket), "/live.sock does not lead to the live slot"),
         (lambda host: host.enabled.discard("shop@blue.socket"), "slot blue is not started at boot"),
         (lambda host: filled(host) and host.start("shop@green.socket"), "idle slot green still runs"),
         (
