@@ -413,11 +413,24 @@ class Rollout:
             self.enable(slot, False)
         with contextlib.suppress(UnitError, OSError):
             self.close_tls(self.live_slot())
-        kept = "The live slot serves on as before." if self.live_slot() else "Nothing was live before, and nothing is now."
+        kept = self.kept()
         if isinstance(error, CommandError):
             # The slot was ready: what the command wrote is what tells the reason.
             return RolloutError(f"slot {slot} did not make it: {error}\n{kept}")
         return RolloutError(self.explain(slot, f"{error} {kept}", journal), journal=journal)
+
+    def kept(self) -> str:
+        """Say what a rollout that failed has left live."""
+        live = self.live_slot()
+        if not live:
+            return "Nothing was live before, and nothing is now."
+        state = self.systemd.show(self.layout.service_unit(live), "ActiveState").get("ActiveState")
+        if state != "active":
+            # Which may be why it was to be replaced.
+            return f"Slot {live} is live as before, but it does not serve: it is {state}."
+        if not listens(self.layout.socket(live)):
+            return f"Slot {live} is live as before, but it does not serve: nobody listens on {self.layout.socket(live)}."
+        return "The live slot serves on as before."
 
     def mark(self, slot: str, on: bool) -> None:
         """Note on disk that a slot is being given something that it has not been ready with, or that this is over."""

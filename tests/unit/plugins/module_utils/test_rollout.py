@@ -609,6 +609,24 @@ def test_a_release_that_does_not_boot_leaves_the_live_slot_alone(
     assert at_rest.serving() == "C"
 
 
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (failed, "it is failed."),
+        (lambda host: host.state["shop@blue.service"].update(ActiveState="activating"), "it is activating."),
+        (tidied, "nobody listens on {blue}."),
+    ],
+)
+def test_nobody_is_told_that_a_live_slot_serves_which_does_not(
+    at_rest: Host, roll: Roll, happens: Callable[[Host], object], said: str
+) -> None:
+    happens(at_rest)
+    at_rest.status = 503
+    expected = f"Slot blue is live as before, but it does not serve: {said.format(blue=at_rest.layout.socket('blue'))}"
+    with pytest.raises(RolloutError, match=re.escape(expected)):
+        roll("B", boot_timeout=1).run()
+
+
 def test_a_first_release_that_does_not_boot_leaves_nothing_live(host: Host, roll: Roll) -> None:
     host.status = 500
     with pytest.raises(RolloutError, match="Nothing was live before"):
