@@ -43,6 +43,7 @@ from .slots import (
     listens,
     other,
     previous_release,
+    proven_settings,
     read_history,
     read_link,
     replace_link,
@@ -212,8 +213,11 @@ class Rollout:
         live = self.live_slot()
         if not self.params["rollback"]:
             return self.layout.next
+        good = proven_settings(self.layout, live)
+        if slot == live:
+            return "" if good == self.layout.settings(live) else good
         kept = self.layout.release_of(slot) == os.path.realpath(self.release) and not os.path.exists(self.layout.unproven(slot))
-        return "" if slot == live or kept else self.layout.settings(live)
+        return "" if kept else good
 
     def plan(self) -> Plan:
         """Return what has to be done for the live slot to run what is wanted, by the strategy that was asked for."""
@@ -436,12 +440,30 @@ class Rollout:
         """Note on disk that a slot is being given something that it has not been ready with, or that this is over."""
         path = self.layout.unproven(slot)
         if on:
+            # Whoever was cut off in the middle of it has noted what was there before. A link and an empty file also find room on a disk
+            # that is full, which a way back may be for.
+            if not os.path.exists(path):
+                self.note_release(slot)
             with open(path, "wb"):
                 pass
         else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            for gone in (path, self.layout.release_before(slot)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(gone)
         sync_directory(os.path.dirname(path))
+
+    def note_release(self, slot: str) -> None:
+        link, release = self.layout.release_before(slot), self.release_of(slot)
+        if release:
+            replace_link(link, os.path.relpath(release, os.path.dirname(link)))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link)
+
+    def proven_release(self, slot: str) -> str:
+        """Return the release that a slot was last ready with, as far as it is known and still there."""
+        noted = os.path.realpath(self.layout.release_before(slot))
+        return noted if os.path.exists(self.layout.unproven(slot)) and is_complete(noted) else self.release_of(slot)
 
     def fill(self, slot: str) -> None:
         """Put the wanted release and its settings into a slot. Only ever done to a slot that does not run, but for a restart."""
@@ -569,7 +591,7 @@ class Rollout:
 
     def restart(self, slot: str) -> None:
         """Replace the process in the live slot. Its socket stays, so whoever connects in the meantime waits and is not refused."""
-        before = self.release_of(slot)
+        before = self.proven_release(slot)
         try:
             self.run_commands("before_activate", Surroundings.of_next(self.layout, self.release))
         except CommandError as error:
@@ -593,7 +615,8 @@ class Rollout:
                     self.mark(slot, False)
                 message = self.explain(slot, f"{error} The slot was started again on what it ran before.", journal)
                 raise RolloutError(message, journal=journal) from None
-        self.mark(slot, False)
+            # While the copy is whole: with the mark it counts as that.
+            self.mark(slot, False)
         with self.steps.step("settle"):
             self.settle(slot)
 
@@ -642,7 +665,7 @@ class Rollout:
                         os.kill(master, self.reloaded.signal)
                 self.mark(slot, False)
                 raise RolloutError(self.explain(slot, f"{error}. The old workers serve on.", journal), journal=journal) from None
-        self.mark(slot, False)
+            self.mark(slot, False)
 
     def enable(self, slot: str, on: bool) -> None:
         # Without a reload: only the next boot reads this.

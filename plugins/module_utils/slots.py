@@ -81,6 +81,10 @@ class Layout:
         """What nginx connects to: a link that never changes, to the socket of whichever slot is live."""
         return f"{self.root}/run/{self.app}/live.sock"
 
+    def release_before(self, slot: str) -> str:
+        """The link to the release that a slot with this mark was last ready with."""
+        return f"{self.slots}/{slot}/before"
+
     @property
     def next(self) -> str:
         """The directory with the settings for whatever is started next: files of the server and the app, and the two units."""
@@ -89,6 +93,10 @@ class Layout:
     def settings(self, slot: str) -> str:
         """The directory with the settings that a slot was started with: a copy of `next` from that time."""
         return f"{self.root}/etc/{self.app}/{slot}"
+
+    def kept_settings(self, slot: str) -> str:
+        """The directory with the settings that a live slot ran with before, while it is given others."""
+        return f"{self.settings(slot)}.before"
 
     def unproven(self, slot: str) -> str:
         """The mark of a slot that was given something to run and has not yet been ready with it."""
@@ -287,23 +295,33 @@ def install_units(layout: Layout, slot: str) -> bool:
     return any(units)
 
 
+def proven_settings(layout: Layout, slot: str) -> str:
+    """Return the directory with the settings that a live slot was last ready with."""
+    kept = layout.kept_settings(slot)
+    return kept if os.path.exists(layout.unproven(slot)) and os.path.isdir(kept) else layout.settings(slot)
+
+
 @contextlib.contextmanager
 def kept_settings(layout: Layout, slot: str) -> Iterator[str]:
-    """Keep a copy of a slot's settings for a while; the value is its directory."""
-    source = layout.settings(slot)
-    kept = f"{source}.before"
-    # An earlier process may have been killed in here.
-    shutil.rmtree(kept, ignore_errors=True)
-    os.mkdir(kept, mode=0o700)
-    status = os.stat(source)
-    os.chown(kept, status.st_uid, status.st_gid)
-    os.chmod(kept, status.st_mode & 0o7777)
-    for name in settings_in(source):
-        copy_file(f"{source}/{name}", f"{kept}/{name}")
+    """Keep a copy of the settings that a slot was last ready with for a while; the value is its directory."""
+    kept = layout.kept_settings(slot)
+    # An earlier process may have been killed in here. If it had begun with the slot, its copy is whole, and what the slot has is not it.
+    if proven_settings(layout, slot) != kept:
+        source = layout.settings(slot)
+        shutil.rmtree(kept, ignore_errors=True)
+        os.mkdir(kept, mode=0o700)
+        status = os.stat(source)
+        os.chown(kept, status.st_uid, status.st_gid)
+        os.chmod(kept, status.st_mode & 0o7777)
+        for name in settings_in(source):
+            copy_file(f"{source}/{name}", f"{kept}/{name}")
+        sync_directory(kept)
     try:
         yield kept
     finally:
-        shutil.rmtree(kept, ignore_errors=True)
+        # As long as the slot has the mark, this is all there is of what it ran with.
+        if not os.path.exists(layout.unproven(slot)):
+            shutil.rmtree(kept, ignore_errors=True)
 
 
 def utc(when: float) -> str:

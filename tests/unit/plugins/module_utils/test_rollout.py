@@ -1182,6 +1182,35 @@ def test_a_restart_that_is_interrupted_is_finished_by_the_next_run(host: Host, r
     assert event > 5, "the events of a whole restart"
 
 
+@pytest.mark.parametrize("power_fails", [False, True], ids=["killed", "power failure"])
+def test_after_an_interrupted_restart_a_release_that_fails_again_is_replaced_by_the_last_good_one(
+    host: Host, roll: Roll, clock: Clock, power_fails: bool
+) -> None:
+    """Also where the settings came with it: what it is replaced by is what was live before both runs."""
+
+    def repaired() -> None:
+        host.status = 200 if host.in_slot("blue") == "A" else 503
+
+    for event in range(1000):
+        host.set_environment("a")
+        host.status, clock.while_asleep = 200, lambda: None
+        roll("A", strategy="restart").run()
+        assert (host.serving(), host.environment["blue"]) == ("A", "a")
+        host.set_environment("b")
+        if not interrupted(host, roll("B", strategy="restart"), event):
+            break
+        where = f"cut at {event}, after {host.events[-1:]}"
+        if power_fails:
+            host.reboot()
+        if host.live == "blue" and not os.path.exists(host.layout.unproven("blue")):
+            continue
+        host.status, clock.while_asleep = 503, repaired
+        with pytest.raises(RolloutError, match="started again on what it ran before"):
+            roll("B", strategy="restart", boot_timeout=2).run()
+        assert (host.serving(), host.environment["blue"]) == ("A", "a"), where
+    assert event > 5, "the events of a whole restart"
+
+
 @pytest.mark.parametrize(
     ("happens", "said"),
     [
