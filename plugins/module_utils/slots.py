@@ -385,21 +385,29 @@ def withdrawn_releases(history: list[dict[str, Any]]) -> set[str]:
 def failed_releases(history: list[dict[str, Any]]) -> set[str]:
     """Return the IDs of the releases that were tried and never stayed live."""
     tried = {str(entry.get("release", "")) for entry in history if entry.get("action") in (*_MADE_LIVE, "flip back")}
-    return tried - {str(entry.get("release", "")) for entry in history if _made_live(entry)}
+    return tried - {release for entry in history for release in _were_live(entry)}
 
 
 def previous_release(history: list[dict[str, Any]], current: str, usable: Callable[[str], bool]) -> str:
     """Return the ID of the last release that was live before `current`, was not withdrawn and is still usable; '' if there is none."""
     withdrawn = withdrawn_releases(history)
     for entry in reversed(history):
-        release = str(entry.get("release", ""))
-        if _made_live(entry) and release and release != current and release not in withdrawn and usable(release):
-            return release
+        for release in _were_live(entry):
+            if release and release != current and release not in withdrawn and usable(release):
+                return release
     return ""
 
 
 def _made_live(entry: dict[str, Any]) -> bool:
     return entry.get("result") == "ok" and entry.get("action") in _MADE_LIVE
+
+
+def _were_live(entry: dict[str, Any]) -> list[str]:
+    """Return which releases an entry proves to have been live, the last one first.
+
+    The one before is among them because whoever made that live may have been killed before it could write its own line.
+    """
+    return [str(entry.get(name, "")) for name in ("release", "previous")] if _made_live(entry) else []
 
 
 def has_run(history: list[dict[str, Any]], release: str, commands: list[list[str]]) -> bool:

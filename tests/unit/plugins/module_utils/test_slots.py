@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     LockedError,
     append_history,
+    failed_releases,
     locked,
     previous_release,
     read_history,
@@ -175,14 +176,18 @@ def test_a_line_that_the_disk_has_no_room_for_is_an_error(tmp_path: Path, monkey
 
 
 def deployed(*releases: str) -> list[dict[str, Any]]:
-    """The history of these releases, deployed one after the other; `-X` is a rollback to X, `!X` one that failed."""
+    """The history of these releases, deployed one after the other.
+
+    `-X` is a rollback to X, `!X` one that failed, `?X` one whose run was killed before it wrote its line.
+    """
     history: list[dict[str, Any]] = []
     live = ""
     for word in releases:
-        name = word.lstrip("-!")
+        name = word.lstrip("-!?")
         result = "it did not come up" if word.startswith("!") else "ok"
         action = "rollback" if word.startswith("-") else "rollout"
-        history.append({"action": action, "release": name, "previous": live, "result": result})
+        if not word.startswith("?"):
+            history.append({"action": action, "release": name, "previous": live, "result": result})
         live = name if result == "ok" else live
     return history
 
@@ -203,6 +208,9 @@ def deployed(*releases: str) -> list[dict[str, Any]]:
         (["A", "B", "-A", "B", "C"], "C", "B"),
         # The same release once more (another environment) is no other release.
         (["A", "B", "B"], "B", "A"),
+        # Whoever made B live was killed, as in its bake time, or the host went down.
+        (["A", "?B", "C"], "C", "B"),
+        (["A", "?B", "-A"], "A", ""),
     ],
 )
 def test_the_release_to_go_back_to(history: list[str], current: str, expected: str) -> None:
@@ -214,6 +222,10 @@ def test_a_release_that_is_gone_or_was_flipped_back_is_passed_over() -> None:
     assert previous_release(history, "D", lambda name: name != "C") == "B"
     history.insert(3, {"action": "flip back", "release": "C", "previous": "B", "result": "the ready check failed"})
     assert previous_release(history, "D", lambda _: True) == "B"
+
+
+def test_a_release_that_failed_first_and_then_left_no_line_has_not_failed() -> None:
+    assert failed_releases(deployed("A", "!B", "!C", "?B", "D")) == {"C"}
 
 
 def test_a_reload_is_no_release() -> None:
