@@ -462,13 +462,15 @@ def put_back(done: list[Entry]) -> tuple[list[str], str]:
     restored, failed = [], []
     for old in reversed(done):
         try:
-            place(old)
-            restored.append(old.path)
-        except OSError as error:
+            # What could not be written is as it was. On a full disk it could not be written once more either.
+            if observe(old.path) != old:
+                place(old)
+                restored.append(old.path)
+        except (OSError, FilesError) as error:
             failed.append(f"{old.path} ({to_native(error)})")
     if failed:
         return restored, f"these could NOT be put back as they were: {', '.join(failed)}"
-    return restored, "everything was put back as it was" if done else "no file was changed"
+    return restored, "everything was put back as it was" if restored else "no file was changed"
 
 
 def read(paths: list[str]) -> dict[str, str]:

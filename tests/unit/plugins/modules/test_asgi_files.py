@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -341,6 +342,26 @@ def test_content_that_is_no_text_is_put_back_too(files: Files, tmp_path: Path) -
     (tmp_path / "f").write_bytes(b"\xff\xfe\0")
     files({"path": tmp_path / "f", "content": "text"}, validate=REFUSE)
     assert (tmp_path / "f").read_bytes() == b"\xff\xfe\0"
+
+
+def test_on_a_full_disk_only_what_was_written_has_to_be_put_back(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, full = asgi_files.place, [str(tmp_path / "g")]
+
+    def place(entry: asgi_files.Entry) -> None:
+        if entry.path in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), entry.path)
+        real(entry)
+
+    monkeypatch.setattr(asgi_files, "place", place)
+    for name in ("f", "g"):
+        (tmp_path / name).write_text("old")
+    entries = [{"path": tmp_path / name, "content": "new"} for name in ("f", "g")]
+    refused = files(*entries)
+    assert "No space left on device" in refused["msg"]
+    assert refused["msg"].endswith("everything was put back as it was")
+    assert refused["restored"] == [str(tmp_path / "f")]
+    assert files(*reversed(entries))["msg"].endswith("no file was changed")
+    assert [(tmp_path / name).read_text() for name in ("f", "g")] == ["old", "old"]
 
 
 def test_what_cannot_be_put_back_is_named_and_stops_nothing_else(files: Files, tmp_path: Path) -> None:
