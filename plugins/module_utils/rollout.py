@@ -421,7 +421,8 @@ class Rollout:
         if isinstance(error, CommandError):
             # The slot was ready: what the command wrote is what tells the reason.
             return RolloutError(f"slot {slot} did not make it: {error}\n{kept}")
-        return RolloutError(self.explain(slot, f"{error} {kept}", journal), journal=journal)
+        # Not all of them are sentences.
+        return RolloutError(self.explain(slot, f"{str(error).removesuffix('.')}. {kept}", journal), journal=journal)
 
     def kept(self) -> str:
         """Say what a rollout that failed has left live."""

@@ -259,12 +259,18 @@ def copy_file(source: str, target: str) -> bool:
         os.chmod(target, status.st_mode & 0o7777)
         return False
     temporary = f"{target}.new"
-    with open(source, "rb") as old, open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
-        os.fchown(new.fileno(), status.st_uid, status.st_gid)
-        os.fchmod(new.fileno(), status.st_mode & 0o7777)
-        shutil.copyfileobj(old, new)
-        new.flush()
-        os.fsync(new.fileno())
+    try:
+        with open(source, "rb") as old, open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
+            os.fchown(new.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(new.fileno(), status.st_mode & 0o7777)
+            shutil.copyfileobj(old, new)
+            new.flush()
+            os.fsync(new.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        # A write does not say of its own where there was no room.
+        raise OSError(error.errno, error.strerror, target) from None
     os.replace(temporary, target)
     return True
 
@@ -307,15 +313,21 @@ def kept_settings(layout: Layout, slot: str) -> Iterator[str]:
     kept = layout.kept_settings(slot)
     # An earlier process may have been killed in here. If it had begun with the slot, its copy is whole, and what the slot has is not it.
     if proven_settings(layout, slot) != kept:
-        source = layout.settings(slot)
-        shutil.rmtree(kept, ignore_errors=True)
-        os.mkdir(kept, mode=0o700)
-        status = os.stat(source)
-        os.chown(kept, status.st_uid, status.st_gid)
-        os.chmod(kept, status.st_mode & 0o7777)
-        for name in settings_in(source):
-            copy_file(f"{source}/{name}", f"{kept}/{name}")
-        sync_directory(kept)
+        source, temporary = layout.settings(slot), f"{kept}.new"
+        for path in (kept, temporary):
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            os.mkdir(temporary, mode=0o700)
+            status = os.stat(source)
+            os.chown(temporary, status.st_uid, status.st_gid)
+            os.chmod(temporary, status.st_mode & 0o7777)
+            for name in settings_in(source):
+                copy_file(f"{source}/{name}", f"{temporary}/{name}")
+            sync_directory(temporary)
+            os.rename(temporary, kept)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     try:
         yield kept
     finally:

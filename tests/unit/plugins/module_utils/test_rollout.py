@@ -692,6 +692,26 @@ def test_a_disk_error_leaves_the_live_slot_alone(at_rest: Host, roll: Roll) -> N
 
 
 @pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_a_full_disk_is_told_by_its_path_and_nothing_is_left_there(
+    at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    def full(_old: object, new: Any) -> None:
+        new.write(b"half of i")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    at_rest.set_environment("b")
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises((RolloutError, OSError), match=r"No space left on device: '.*/(green|blue.before.new)/\w") as refused:
+        roll("B", strategy=strategy).run()
+    if strategy == "rollout":
+        assert "'. The live slot serves on as before." in str(refused.value)
+    assert at_rest.serving() == "A"
+    directory = Path(at_rest.layout.next).parent
+    assert sorted(set(os.listdir(directory)) - {"green"}) == ["blue", "next"]
+    assert not list(directory.rglob("*.new"))
+
+
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
 def test_units_that_changed_are_read_before_they_are_started(at_rest: Host, roll: Roll, strategy: str) -> None:
     edited(at_rest)
     roll("A", strategy=strategy).run()
