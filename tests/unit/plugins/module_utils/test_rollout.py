@@ -1231,6 +1231,24 @@ def test_after_an_interrupted_restart_a_release_that_fails_again_is_replaced_by_
     assert event > 5, "the events of a whole restart"
 
 
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_the_way_back_from_an_interrupted_restart_brings_the_settings_of_before(host: Host, roll: Roll, strategy: str) -> None:
+    for event in range(1000):
+        host.set_environment("a")
+        roll("A", strategy="restart").run()
+        host.set_environment("b")
+        live = host.live
+        if not interrupted(host, roll("B", strategy="restart"), event):
+            break
+        if not os.path.exists(host.layout.unproven(live)):
+            continue
+        roll("A", rollback=True, strategy=strategy).run()
+        assert (host.serving(), host.environment[host.live]) == ("A", "a"), f"cut at {event}, after {host.events[-1:]}"
+        if host.drains(live):
+            host.end_drain(live)
+    assert event > 5, "the events of a whole restart"
+
+
 @pytest.mark.parametrize(
     ("happens", "said"),
     [
