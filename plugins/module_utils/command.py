@@ -141,7 +141,8 @@ def run_in_unit(systemd: Systemd, layout: Layout, around: Surroundings, command:
     try:
         systemd.call("daemon-reload")
         try:
-            systemd.call("start", unit)
+            # Once, whatever becomes of the connection to systemd: what a migration does must not be done twice.
+            systemd.run(["systemctl", "start", unit])
         except UnitError:
             state = systemd.show(unit, "Result", "ExecMainStatus")
             output = systemd.journal(unit, began, _LINES)

@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 
 from .logs import readable
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+# What systemctl says where systemd has left the connection, as it does for a moment when it starts itself anew (daemon-reexec, which an
+# update of systemd ends with).
+_LEFT = re.compile(
+    r"Transport endpoint is not connected|Connection reset by peer|Connection terminated|Broken pipe|Remote peer disconnected|"
+    r"Message recipient disconnected|Failed to connect to .*bus"
+)
+_ATTEMPTS = 8
 
 
 class UnitError(Exception):
@@ -33,22 +44,39 @@ def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(command), capture_output=True, encoding="utf-8", errors="replace", check=False, stdin=subprocess.DEVNULL)
 
 
+def output_of(command: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:
+    """Return what a command wrote. Raises UnitError where it failed."""
+    if result.returncode != 0:
+        raise UnitError(f"'{' '.join(command)}' failed: {(result.stderr or result.stdout).strip()}")
+    return result.stdout
+
+
 class Systemd:
     """systemctl and journalctl, with the runner given from outside."""
 
-    def __init__(self, run: Run = run_command) -> None:
+    def __init__(self, run: Run = run_command, sleep: Callable[[float], None] = time.sleep) -> None:
         self._run = run
+        self._sleep = sleep
 
     def run(self, command: Sequence[str]) -> str:
-        """Run any command and return its output. Raises UnitError where it fails."""
-        result = self._run(command)
-        if result.returncode != 0:
-            raise UnitError(f"'{' '.join(command)}' failed: {(result.stderr or result.stdout).strip()}")
-        return result.stdout
+        """Run any command once and return its output. Raises UnitError where it fails."""
+        return output_of(command, self._run(command))
 
     def call(self, *arguments: str) -> str:
-        """Run systemctl and return its output. Raises UnitError where it fails."""
-        return self.run(["systemctl", *arguments])
+        """Run systemctl and return its output; where systemd has left it, again. So nothing may be called that must not be done twice.
+
+        Raises UnitError where it fails.
+        """
+        command = ["systemctl", *arguments]
+        return output_of(command, self._ask(command))
+
+    def _ask(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        for _ in range(_ATTEMPTS - 1):
+            result = self._run(command)
+            if result.returncode == 0 or not _LEFT.search(result.stderr or ""):
+                return result
+            self._sleep(0.25)
+        return self._run(command)
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """Return the properties of a unit, each as systemd prints it. A unit that does not exist has them too."""
@@ -57,7 +85,7 @@ class Systemd:
 
     def enabled(self, unit: str) -> bool:
         """Return whether a unit is started at boot, by what is on disk. (A loaded unit's UnitFileState may be out of date.)"""
-        return self._run(["systemctl", "is-enabled", unit]).stdout.strip() == "enabled"
+        return self._ask(["systemctl", "is-enabled", unit]).stdout.strip() == "enabled"
 
     def processes(self, unit: str) -> list[int]:
         """Return the processes of a unit, the main one included, in no particular order."""

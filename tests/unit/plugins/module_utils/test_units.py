@@ -23,6 +23,49 @@ class Recorder:
         return subprocess.CompletedProcess(list(command), code, stdout, stderr)
 
 
+class Restarting(Recorder):
+    """A systemd that starts itself anew while the first commands are on their way."""
+
+    def __init__(self, stderr: str, until: int) -> None:
+        super().__init__(stdout="ActiveState=active\n")
+        self._refusal, self._until = stderr, until
+
+    def __call__(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        done = super().__call__(command)
+        return done if len(self.commands) > self._until else subprocess.CompletedProcess(list(command), 1, "", self._refusal)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Failed to start shop@blue.socket: Transport endpoint is not connected\nSee system logs for details.",
+        "Failed to get properties: Connection reset by peer",
+        "Failed to connect to system scope bus via local transport: Connection refused",
+    ],
+)
+def test_a_systemd_that_starts_itself_anew_is_asked_again(said: str) -> None:
+    slept: list[float] = []
+    systemd = Restarting(said, until=2)
+    assert Systemd(systemd, slept.append).show("shop@blue.service", "ActiveState") == {"ActiveState": "active"}
+    assert len(systemd.commands) == 3
+    assert sum(slept) < 1
+    gone = Restarting(said, until=1000)
+    with pytest.raises(UnitError, match=said.splitlines()[0]):
+        Systemd(gone, slept.append).call("start", "shop@blue.socket")
+    assert sum(slept) < 5
+
+
+def test_what_systemd_refuses_and_what_must_not_be_done_twice_is_asked_once() -> None:
+    slept: list[float] = []
+    refused = Restarting("Job for shop@blue.service failed.", until=1)
+    with pytest.raises(UnitError, match="Job for"):
+        Systemd(refused, slept.append).call("start", "shop@blue.service")
+    left = Restarting("Connection reset by peer", until=1)
+    with pytest.raises(UnitError, match="Connection reset by peer"):
+        Systemd(left, slept.append).run(["systemctl", "start", "shop-command-1.service"])
+    assert (len(refused.commands), len(left.commands), slept) == (1, 1, [])
+
+
 def test_a_command_is_run_without_a_shell_and_without_input() -> None:
     # Ansible feeds a module through its standard input; a command must not eat what is left there.
     kept = os.dup(0)
