@@ -240,3 +240,70 @@ def test_the_scheme_is_the_one_that_the_client_used(entry: ModuleType, kind: str
     scope = {"type": kind, "client": None, "scheme": "?", "headers": [(b"x-forwarded-proto", told)]}
     asyncio.run(entry.Entry(app, ["*"])(scope, None, None))
     assert (scope["scheme"], scope["client"]) == (scheme, None)
+
+
+def part(size: int, more: bool) -> dict[str, Any]:
+    return {"type": "http.request", "body": b"x" * size, "more_body": more}
+
+
+GONE = {"type": "http.disconnect"}
+BODY = (b"content-length", b"30")
+
+
+@pytest.mark.parametrize(
+    ("headers", "comes", "reads", "left"),
+    [
+        # What is left is read before the answer is over, and no more than that.
+        ([BODY], [part(10, True), part(10, True), part(10, False), GONE], 0, 1),
+        ([BODY], [part(10, True), part(20, False), GONE], 1, 1),
+        ([(b"transfer-encoding", b"chunked")], [part(30, False), GONE], 0, 1),
+        # The client has left.
+        ([BODY], [part(10, True), GONE, GONE], 0, 1),
+        # All was read, or there is nothing; or it comes only if it is asked for.
+        ([BODY], [part(30, False), GONE], 1, 1),
+        ([], [part(0, False), GONE], 0, 2),
+        ([BODY, (b"expect", b"100-continue")], [part(30, False), GONE], 0, 2),
+    ],
+)
+def test_what_the_application_leaves_of_a_request_is_read(
+    entry: ModuleType, headers: list[tuple[bytes, bytes]], comes: Messages, reads: int, left: int
+) -> None:
+    messages = list(comes)
+    sent: list[tuple[int, dict[str, Any]]] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append((len(messages), message))
+
+    async def app(_scope: object, receive: Any, send: Any) -> None:
+        for _ in range(reads):
+            await receive()
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b"log"})
+
+    asyncio.run(entry.UvicornEntry(app)({"type": "http", "http_version": "1.1", "headers": headers}, receive, send))
+    bodies = [message for _, message in sent if message["type"] == "http.response.body"]
+    assert b"".join(message["body"] for message in bodies) == b"log"
+    assert [message.get("more_body", False) for message in bodies] == [True] * (len(bodies) - 1) + [False]
+    assert sent[-1][0] == len(messages) == left
+    # The answer does not wait for it.
+    assert next(still for still, message in sent if message.get("body")) == len(comes) - reads
+
+
+def test_a_request_that_does_not_end_does_not_hold_up_the_end_of_its_answer(entry: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "_READ_ON", 0.05)
+    sent: Messages = []
+
+    async def receive() -> None:
+        await asyncio.Event().wait()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        await send({"type": "http.response.body", "body": b"log"})
+
+    asyncio.run(entry.UvicornEntry(app)({"type": "http", "http_version": "1.1", "headers": [BODY]}, receive, send))
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}

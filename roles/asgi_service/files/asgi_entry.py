@@ -6,6 +6,7 @@
 - `Entry` gives the application what nginx says of the client, by the same rules under every server; keeps the id that nginx gave the
   request for the log; ends connections that are kept when another slot has become the live one; and closes websockets with a code that
   tells their clients to come back.
+- `UvicornEntry` also reads what the application leaves of a request, which uvicorn does not.
 - `JsonFormatter` writes one JSON object for each entry of the log.
 
 It needs nothing but the standard library and no particular event loop, so it serves every server alike.
@@ -13,12 +14,14 @@ It needs nothing but the standard library and no particular event loop, so it se
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -41,6 +44,11 @@ _SCHEMES = {
 }
 
 _OURS = frozenset((b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"))
+# What a request has that has a body.
+_OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
+
+# Seconds in which the rest of a request has to come that the application has answered already.
+_READ_ON = 5.0
 
 # Seconds for which it is taken that the live link has not changed.
 _LINK_CHECK = 0.1
@@ -242,6 +250,48 @@ class Entry:
             await websocket.close()
 
 
+class _Rest:
+    """What the application does not read of a request's body, read and forgotten before the answer is over."""
+
+    def __init__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        self._receive = receive
+        self._send = send
+        self._comes = True
+
+    async def receive(self) -> Any:
+        message = await self._receive()
+        # A client that has left sends no more either.
+        self._comes = bool(message.get("more_body"))
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self._comes and message["type"] == "http.response.body" and not message.get("more_body"):
+            # All that the client waits for goes out first.
+            await self._send(message | {"more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_READ_ON):
+                    while self._comes:
+                        await self.receive()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+
+class UvicornEntry(Entry):
+    """uvicorn closes a connection as soon as the answer is written, and the kernel resets one on which more was on its way.
+
+    nginx, which still sends then, takes the application for dead and answers 502 in its place: to a large POST, say, that needs a login.
+    """
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            names = {name for name, _ in scope["headers"]}
+            # Who expects to be told to go on (100-continue) may never send what was answered without it.
+            if names & _OF_A_BODY and b"expect" not in names:
+                rest = _Rest(receive, send)
+                receive, send = rest.receive, rest.send
+        await super().__call__(scope, receive, send)
+
+
 def load(path: str) -> ASGIApp:
     """Return the object that `module:object` names."""
     module, name = path.split(":", 1)
@@ -249,6 +299,6 @@ def load(path: str) -> ASGIApp:
     return found
 
 
-def create(kind: type[Entry] = Entry) -> Entry:
+def create(kind: type[Entry] = UvicornEntry) -> Entry:
     """Return the application that the environment names. uvicorn's factory."""
     return kind(load(os.environ["ASGI_IMPORT_PATH"]), os.environ.get("ASGI_FORWARDED_ALLOW_IPS", "").split())

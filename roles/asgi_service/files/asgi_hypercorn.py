@@ -23,9 +23,9 @@ from typing import Any
 
 # The slot's own copy is beside this file.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from asgi_entry import create
+from asgi_entry import Entry, create
 
-application = create()
+application = create(Entry)
 
 
 def say_farewell(module: Any) -> None:
