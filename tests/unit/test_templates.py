@@ -6,6 +6,7 @@ import asyncio
 import configparser
 import logging.config
 import runpy
+import shlex
 import sys
 import threading
 import tomllib
@@ -121,6 +122,11 @@ def test_gunicorn_runs_the_release_of_its_slot(service: Service) -> None:
     assert unit["Type"] == ["notify"]
     assert (unit["User"], unit["Group"]) == (["shop"], ["shop"])
     assert unit["EnvironmentFile"] == ["/etc/shop/%i/env"]
+
+
+def test_gunicorn_is_helped_to_find_an_object_within_another_one(service: Service) -> None:
+    (command,) = service(asgi_service_import_path="shop.main:site.app")["ExecStart"]
+    assert shlex.split(command)[-2:] == ["/etc/shop/%i/gunicorn.conf.py", 'asgi_entry:load("shop.main:site.app")']
 
 
 def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
