@@ -353,6 +353,13 @@ def test_proxy_protocol(render: Render) -> None:
     assert "X-Forwarded-Proto $scheme" in directives(site, "proxy_set_header")
 
 
+def test_an_answer_may_have_headers_of_several_cookies(render: Render) -> None:
+    site = render()
+    assert directives(site, "proxy_buffer_size") == ["16k"]
+    # nginx refuses twice the first buffer if all the others together are not more than that.
+    assert directives(site, "proxy_buffers") == ["4 16k"]
+
+
 def test_locations(render: Render) -> None:
     site = render(
         asgi_nginx_locations=[
