@@ -151,7 +151,7 @@ def preloads(server: Server) -> bool:
     """Return whether a gunicorn master loads the application before it forks, by its command line, environment or configuration."""
     if any(word in ("--preload", "--preload-app") for word in [*server.arguments, *_extra_arguments(server)]):
         return True
-    return bool(_configured(configuration(server), "preload_app"))
+    return bool(configured(configuration(server), "preload_app"))
 
 
 def native_workers(server: Server) -> bool:
@@ -159,10 +159,10 @@ def native_workers(server: Server) -> bool:
     words = [*server.arguments, *_extra_arguments(server)]
     if any(pair in (("-k", "asgi"), ("--worker-class", "asgi")) for pair in pairwise(words)):
         return True
-    return _configured(configuration(server), "worker_class") in ("asgi", "NativeWorker")
+    return configured(configuration(server), "worker_class") in ("asgi", "NativeWorker")
 
 
-def _configured(path: str, name: str) -> object:
+def configured(path: str, name: str) -> object:
     """Return what a file in Python assigns to a name, as far as it is a constant; another name's own name; None for anything else."""
     try:
         tree = ast.parse(read(path))

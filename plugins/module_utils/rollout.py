@@ -248,6 +248,7 @@ class Rollout:
             reason = ""
 
         reloadable = same_release and active == "active" and not deaf and not unproven and all(map(is_server_config, changed))
+        reloadable = reloadable and not self.other_workers(live, changed)
         if strategy == "reload":
             if not reloadable:
                 raise RolloutError(f"strategy is reload, but {reason}, which takes a new process. Use auto or rollout.")
@@ -260,6 +261,14 @@ class Rollout:
         if strategy == "auto" and reloadable and not self.obstacles(live):
             return Plan("reload", live, reason)
         return Plan("rollout", other(live), reason)
+
+    def other_workers(self, live: str, changed: list[str]) -> bool:
+        """Return whether gunicorn would get workers of another class: a master hands over only between those that it knows."""
+        name = "gunicorn.conf.py"
+        if not any(os.path.basename(path) == name for path in changed):
+            return False
+        classes = {processes.configured(f"{folder}/{name}", "worker_class") for folder in (self.layout.settings(live), self.layout.next)}
+        return len(classes) > 1
 
     def obstacles(self, live: str) -> list[str]:
         """Return why the live slot cannot be reloaded."""

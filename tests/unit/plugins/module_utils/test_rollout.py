@@ -1289,6 +1289,15 @@ def test_a_reload_brings_the_server_s_configuration_into_the_slot(at_rest: Host,
     assert roll("A").run()["changed"] is False
 
 
+def test_workers_of_another_class_take_a_new_process(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
+    (Path(at_rest.layout.settings("blue")) / "gunicorn.conf.py").write_text("worker_class = HandoverWorker\n")
+    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("worker_class = NativeWorker\n")
+    with pytest.raises(RolloutError, match=r"gunicorn.conf.py, which takes a new process"):
+        roll("A", strategy="reload").run()
+    assert roll("A").run()["way"] == "rollout"
+    assert reloads == []
+
+
 def test_a_configuration_that_did_not_make_it_is_taken_back(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
     (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("broken")
     with pytest.raises(RolloutError, match="no worker came up"):
