@@ -292,12 +292,16 @@ def test_what_the_application_leaves_of_a_request_is_read(
     assert next(still for still, message in sent if message.get("body")) == len(comes) - reads
 
 
-def test_a_request_that_does_not_end_does_not_hold_up_the_end_of_its_answer(entry: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry, "_READ_ON", 0.05)
+@pytest.mark.parametrize(("name", "pause"), [("_PART_COMES", 3600.0), ("_READ_ON", 0.001)])
+def test_a_request_that_does_not_end_does_not_hold_up_the_end_of_its_answer(
+    entry: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, pause: float
+) -> None:
+    monkeypatch.setattr(entry, name, 0.05)
     sent: Messages = []
 
-    async def receive() -> None:
-        await asyncio.Event().wait()
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(pause)
+        return part(1, True)
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

@@ -47,8 +47,10 @@ _OURS = frozenset((b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"))
 # What a request has that has a body.
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
-# Seconds in which the rest of a request has to come that the application has answered already.
+# Seconds in which the rest of a request has to come that the application has answered already, and in which the next part of it has to:
+# once it has the head of an answer without a length, nginx sends nothing more, and waits for the end of that.
 _READ_ON = 5.0
+_PART_COMES = 0.2
 
 # Seconds for which it is taken that the live link has not changed.
 _LINK_CHECK = 0.1
@@ -268,9 +270,10 @@ class _Rest:
         if self._comes and message["type"] == "http.response.body" and not message.get("more_body"):
             # All that the client waits for goes out first.
             await self._send(message | {"more_body": True})
+            until = time.monotonic() + _READ_ON
             with suppress(TimeoutError):
-                async with asyncio.timeout(_READ_ON):
-                    while self._comes:
+                while self._comes and time.monotonic() < until:
+                    async with asyncio.timeout(_PART_COMES):
                         await self.receive()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
