@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from bench import SERVERS, server_requirements
 from client import Load
-from harness import Host, in_thread, stayed
+from harness import NAME, Host, in_thread, stayed
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,18 @@ print(answers.decode())
 """
 
 
+# Server-sent events through nginx: says by how much the first one comes before the last one.
+EVENTS = f"""
+import http.client, ssl, time
+connection = http.client.HTTPSConnection("127.0.0.1", context=ssl._create_unverified_context(), timeout=10)
+connection.request("GET", "/events", headers={{"Host": "{NAME}"}})
+answer = connection.getresponse()
+times = [time.monotonic() for line in answer if line.startswith(b"data: ")]
+print(len(times), times[-1] - times[0])
+print(answer.headers)
+"""
+
+
 @pytest.mark.parametrize(("name", "server", "workers", "settings"), SERVERS)
 def test_rollouts(host: Host, name: str, server: str, workers: int, settings: dict[str, str]) -> None:
     host.settings(asgi_service_server=server, asgi_service_workers=workers, **settings)
@@ -71,6 +83,10 @@ def test_rollouts(host: Host, name: str, server: str, workers: int, settings: di
     # granian sends no code.
     assert codes == ({1005} if server == "granian" else {1012}), record.websockets_cut
     assert [step for step in done["steps"] if step["seconds"] >= 15] == []
+
+    number, seconds, headers = host.execute(f"python3 - <<'END'\n{EVENTS}END").split(maxsplit=2)
+    assert (number, float(seconds) > 1.5) == ("3", True), headers
+    assert "accel" not in headers.lower(), headers
 
     # nginx keeps connections: what is left of one request must never be taken for the next one, or be answered in its place.
     said = host.execute(f"python3 - <<'END'\n{KEPT}END")

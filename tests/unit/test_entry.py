@@ -190,6 +190,30 @@ def test_a_connection_ends_with_the_first_answer_after_a_switch(entry: ModuleTyp
 
 
 @pytest.mark.parametrize(
+    ("kind", "added"),
+    [
+        (b"text/event-stream", [(b"x-accel-buffering", b"no")]),
+        (b"text/event-stream; charset=utf-8", [(b"x-accel-buffering", b"no")]),
+        (b"text/html", []),
+    ],
+)
+def test_events_are_not_kept_back_by_nginx(entry: ModuleType, kind: bytes, added: list[tuple[bytes, bytes]]) -> None:
+    sent: Messages = []
+
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        # ASGI wants something to iterate over, no more.
+        await send({"type": "http.response.start", "status": 200, "headers": iter([(b"content-type", kind), (b"x-kind", b"tea")])})
+        await send({"type": "http.response.body", "body": b"data: 1"})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(entry.Entry(app)({"type": "http", "http_version": "1.1", "headers": []}, None, send))
+    assert sent[0]["headers"] == [(b"content-type", kind), (b"x-kind", b"tea"), *added]
+    assert sent[1] == {"type": "http.response.body", "body": b"data: 1"}
+
+
+@pytest.mark.parametrize(
     ("allowed", "peer", "told", "client"),
     [
         # Whoever can connect; nginx has overwritten the header.

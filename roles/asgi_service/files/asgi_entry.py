@@ -4,8 +4,8 @@
 """What stands between a server and the application.
 
 - `Entry` gives the application what nginx says of the client, by the same rules under every server; keeps the id that nginx gave the
-  request for the log; ends connections that are kept when another slot has become the live one; and closes websockets with a code that
-  tells their clients to come back.
+  request for the log; has nginx pass on server-sent events as they come; ends connections that are kept when another slot has become
+  the live one; and closes websockets with a code that tells their clients to come back.
 - `UvicornEntry` also reads what the application leaves of a request, which uvicorn does not.
 - `JsonFormatter` writes one JSON object for each entry of the log.
 
@@ -181,13 +181,23 @@ class Live:
             return ""
 
 
-def _last_of_its_connection(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    async def send_last(message: dict[str, Any]) -> None:
+def _with_a_word_to_nginx(send: Callable[[Any], Awaitable[None]], last: bool) -> Callable[[Any], Awaitable[None]]:
+    """Return `send` that adds to an answer what nginx has to know of it. `last` says that it ends its connection."""
+
+    async def send_on(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message = message | {"headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            headers = list(message.get("headers", ()))
+            if last:
+                headers.append((b"connection", b"close"))
+            for name, value in headers:
+                if name == b"content-type" and value.startswith(b"text/event-stream"):
+                    # Or nginx would keep the events until there are enough of them. It takes this header out.
+                    headers.append((b"x-accel-buffering", b"no"))
+                    break
+            message = message | {"headers": headers}
         await send(message)
 
-    return send_last
+    return send_on
 
 
 class Entry:
@@ -206,10 +216,9 @@ class Entry:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             self.read(scope)
-            if self.live.is_elsewhere() and scope["http_version"] == "1.1":
-                # On a connection that is kept requests would go on coming in here. HTTP/2 has no such header, and nginx does not speak it.
-                send = _last_of_its_connection(send)
-            await self.app(scope, receive, send)
+            # On a connection that is kept requests would go on coming in here. HTTP/2 has no such header, and nginx does not speak it.
+            last = self.live.is_elsewhere() and scope["http_version"] == "1.1"
+            await self.app(scope, receive, _with_a_word_to_nginx(send, last))
         elif scope["type"] == "websocket":
             self.read(scope)
             websocket = _Websocket(self, send)

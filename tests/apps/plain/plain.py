@@ -61,9 +61,30 @@ async def listen_meanwhile(receive):
     listener.cancel()
 
 
+def pause(seconds):
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        return trio.sleep(seconds)
+    return asyncio.sleep(seconds)
+
+
+async def events(send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    for number in range(3):
+        await send({"type": "http.response.body", "body": b"data: %d\n\n" % number, "more_body": True})
+        await pause(1)
+    await send({"type": "http.response.body"})
+
+
 async def http(scope, receive, send):
     if scope["path"] == "/unread":
         await answer(send, 200, {"path": "/unread"})
+        return
+    if scope["path"] == "/events":
+        await events(send)
         return
     size = 0
     while True:
