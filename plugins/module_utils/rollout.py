@@ -422,6 +422,9 @@ class Rollout:
         journal = self.journal(slot)
         with contextlib.suppress(UnitError, OSError):
             self.stop(slot)
+        with contextlib.suppress(UnitError):
+            # It is told here. A unit that stays failed would have a monitor tell it again, of a slot that nobody needs.
+            self.systemd.call("reset-failed", self.layout.service_unit(slot))
         with contextlib.suppress(UnitError, OSError):
             self.enable(slot, False)
         with contextlib.suppress(UnitError, OSError):
