@@ -67,6 +67,11 @@ def test_versions(render: Render, nginx: str, debian: str, listen: str, http2: l
     assert directives(site, "keepalive") == keepalive
 
 
+@pytest.mark.parametrize(("nginx", "least"), [("1.26.3", []), ("1.27.3", []), ("1.27.4", ["5s"]), ("1.29.7", ["5s"])])
+def test_a_reload_lets_idle_clients_stay_a_while_where_nginx_can(render: Render, nginx: str, least: list[str]) -> None:
+    assert directives(render(nginx=nginx), "keepalive_min_timeout") == least
+
+
 def test_kept_connections(render: Render) -> None:
     kept = block(render(), "upstream asgi_shop_kept")
     assert directives(kept, "server") == ["unix:/run/shop/live.sock max_fails=0", "unix:/run/shop/./live.sock max_fails=0 backup"]
