@@ -71,7 +71,7 @@ class Systemd:
         return output_of(command, self._ask(command))
 
     def _ask(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        for _ in range(_ATTEMPTS - 1):
+        for _attempt in range(_ATTEMPTS - 1):
             result = self._run(command)
             if result.returncode == 0 or not _LEFT.search(result.stderr or ""):
                 return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_broken_release_by_rollout(host: Host, way: str) -> None:
     assert set(record.versions) == {version}
     assert record.websockets_cut == []
     assert host.live() == live
+
+
+def test_a_release_that_fails_is_not_waited_for_because_of_its_threads(host: Host) -> None:
+    """Python waits for them when a process ends."""
+    thread = "import threading\nimport time\n\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
+    host.build("broken-thread", BROKEN["lifespan"], ("import time\n", thread))
+    begun = time.monotonic()
+    done = host.roll_out("broken-thread", boot_timeout=60)
+    assert done["failed"]
+    assert SAYS["lifespan"] in done["msg"]
+    assert "its process ended while it booted" in done["msg"]
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("way", BROKEN)

@@ -296,7 +296,7 @@ class UvicornEntry(Entry):
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            names = {name for name, _ in scope["headers"]}
+            names = {header[0] for header in scope["headers"]}
             # Who expects to be told to go on (100-continue) may never send what was answered without it.
             if names & _OF_A_BODY and b"expect" not in names:
                 rest = _Rest(receive, send)

@@ -37,12 +37,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import asgi_tls
 from asgi_entry import Live
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import HaltServer
+from gunicorn.errors import AppImportError, HaltServer
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
@@ -203,15 +203,22 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
         try:
             super().init_process()
         except SystemExit as error:
-            if error.code in (Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR) and self.others_serve():
-                # At one of these two codes the master would take down the workers that serve.
-                sys.exit(1)
-            raise
-        except Exception:
-            if self.booted or not self.others_serve():
+            if error.code not in (Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR):
                 raise
-            self.log.exception("Exception in worker process; the workers of the last release serve on")
-            sys.exit(1)
+            self.fail(error.code)
+        except Exception as error:
+            if self.booted:
+                raise
+            self.log.exception("Exception in worker process")
+            self.fail(Arbiter.APP_LOAD_ERROR if isinstance(error, AppImportError) else Arbiter.WORKER_BOOT_ERROR)
+
+    def fail(self, code: int) -> NoReturn:
+        """End a worker that could not boot, at once: Python would wait for the threads that its application has started."""
+        if self.others_serve():
+            # At one of gunicorn's two codes the master would take down the workers that serve.
+            self.log.error("The workers of the last release serve on")
+            code = 1
+        os._exit(code)
 
     async def _serve(self) -> None:
         app = self.wrap(self.wsgi)
@@ -221,19 +228,19 @@ class HandoverWorker(UvicornWorker):  # type: ignore[misc]
         self._install_sigquit_handler()
         await server.serve(sockets=unix)
         if not server.started:
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            self.fail(Arbiter.WORKER_BOOT_ERROR)
 
     def make_door(self, settings: asgi_tls.Settings) -> asgi_tls.Door:
         """Return what accepts from the TLS sockets; ends the worker where there are none, or no certificate."""
         sockets = [sock for sock in self.sockets if sock.family != socket.AF_UNIX]
         if not sockets:
             self.log.error("systemd has handed over no socket for TLS. Is its address taken? See the journal of its socket unit.")
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            self.fail(Arbiter.WORKER_BOOT_ERROR)
         try:
             return asgi_tls.Door(settings, sockets, self.cfg.backlog)
         except OSError as error:
             self.log.error("%s (or what goes with it) cannot be used for TLS: %s", settings.pair, error)
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            self.fail(Arbiter.WORKER_BOOT_ERROR)
 
     def others_serve(self) -> bool:
         """Return whether another worker is there to serve. Without one, waiting for anything would be an outage."""
