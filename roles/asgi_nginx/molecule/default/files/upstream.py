@@ -87,8 +87,8 @@ class Handler(BaseHTTPRequestHandler):
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
-    # As a server has it; the default is 5.
-    request_queue_size = 128
+    # As asgi_service has it (asgi_service_backlog). While a flood of requests fills a shorter one, nginx has no connection for anybody.
+    request_queue_size = 4096
 
 
 def serve(path: Path) -> None:
