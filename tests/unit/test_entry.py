@@ -6,6 +6,8 @@ import asyncio
 import importlib.util
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -335,3 +337,37 @@ def test_a_request_that_does_not_end_does_not_hold_up_the_end_of_its_answer(
 
     asyncio.run(entry.UvicornEntry(app)({"type": "http", "http_version": "1.1", "headers": [BODY]}, receive, send))
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def test_uvicorn_stops_when_its_websockets_are_closed(entry: ModuleType) -> None:
+    """Not before, since it breaks off what it closes; and not never, if a client does not answer."""
+    happened: list[str] = []
+    usual = signal.signal(signal.SIGTERM, lambda *_: happened.append("stopped"))
+    try:
+
+        async def app(scope: dict[str, Any], _receive: object, send: Any) -> None:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.accept"})
+                await asyncio.sleep(3600)
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "websocket.close":
+                await asyncio.sleep(0.05)
+                happened.append(f"closed {message['code']}")
+
+        async def main() -> None:
+            wrapped = entry.StandaloneEntry(app)
+            await wrapped({"type": "lifespan"}, None, send)
+            client = asyncio.create_task(wrapped({"type": "websocket", "headers": []}, None, send))
+            await asyncio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            async with asyncio.timeout(5):
+                while "stopped" not in happened:
+                    await asyncio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            client.cancel()
+
+        asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert happened == ["closed 1012", "stopped", "stopped"]

@@ -19,12 +19,13 @@ import json
 import logging
 import os
 import re
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from operator import attrgetter
@@ -304,6 +305,40 @@ class UvicornEntry(Entry):
         await super().__call__(scope, receive, send)
 
 
+class StandaloneEntry(UvicornEntry):
+    """uvicorn by itself stops at a signal, and closes each websocket right behind its close frame.
+
+    What a client sends in that moment is answered by a reset, which may overtake the frame. So the websockets are closed first.
+    """
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                stop = signal.getsignal(number)
+                if callable(stop):
+                    signal.signal(number, partial(self.leave, loop, stop))
+        await super().__call__(scope, receive, send)
+
+    def leave(self, loop: asyncio.AbstractEventLoop, stop: Callable[[int, Any], Any], number: int, frame: Any) -> None:
+        """Handle a signal: uvicorn's own handler `stop` gets it when the clients have been told, or the second time at once."""
+        if self.leaving:
+            stop(number, frame)
+            return
+        self.leaving = True
+
+        async def go() -> None:
+            closing = [asyncio.ensure_future(websocket.close()) for websocket in list(self.websockets)]
+            if closing:
+                await asyncio.wait(closing, timeout=1)
+            stop(number, frame)
+
+        def begin() -> None:
+            self._last = loop.create_task(go())
+
+        loop.call_soon_threadsafe(begin)
+
+
 def load(path: str) -> ASGIApp:
     """Return the object that `module:object` names."""
     module, name = path.split(":", 1)
@@ -311,6 +346,6 @@ def load(path: str) -> ASGIApp:
     return found
 
 
-def create(kind: type[Entry] = UvicornEntry) -> Entry:
+def create(kind: type[Entry] = StandaloneEntry) -> Entry:
     """Return the application that the environment names. uvicorn's factory."""
     return kind(load(os.environ["ASGI_IMPORT_PATH"]), os.environ.get("ASGI_FORWARDED_ALLOW_IPS", "").split())
