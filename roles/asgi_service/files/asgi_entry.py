@@ -6,10 +6,12 @@
 - `Entry` gives the application what nginx says of the client, by the same rules under every server; keeps the id that nginx gave the
   request for the log; has nginx pass on server-sent events as they come; ends connections that are kept when another slot has become
   the live one; and closes websockets with a code that tells their clients to come back.
-- `UvicornEntry` also reads what the application leaves of a request, which uvicorn does not.
+- `UvicornEntry` also reads what the application leaves of a request, which uvicorn does not; and `StandaloneEntry` closes the websockets
+  before uvicorn stops, where no hand-over worker does.
 - `JsonFormatter` writes one JSON object for each entry of the log.
 
-It needs nothing but the standard library and no particular event loop, so it serves every server alike.
+It needs nothing but the standard library. `Entry` needs no particular event loop either, so it serves every server alike; the other two
+are for uvicorn, whose loops are asyncio's.
 """
 
 from __future__ import annotations
@@ -334,6 +336,7 @@ class StandaloneEntry(UvicornEntry):
             stop(number, frame)
 
         def begin() -> None:
+            # Kept, since the event loop itself holds tasks only weakly.
             self._last = loop.create_task(go())
 
         loop.call_soon_threadsafe(begin)
