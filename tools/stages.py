@@ -16,8 +16,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -48,10 +50,12 @@ class Check:
     run: Callable[[], Count]
     # It measures time, so nothing else is to run beside it.
     alone: bool = False
+    # It computes all the time, so one other is enough beside it, and no second one of its kind.
+    busy: bool = False
 
 
-# They wait for packages, boots and deadlines as much as they compute.
-CHECKS_AT_ONCE = 2
+# They wait for packages, boots and deadlines more than they compute.
+CHECKS_AT_ONCE = 3
 
 
 class Output(threading.local):
@@ -200,7 +204,7 @@ def load() -> Iterator[Check]:
     """Each file has a host of its own. That another computes beside it makes the load's task no easier."""
     for path in sorted((ROOT / "tests/load").glob("test_*.py")):
         name = str(path.relative_to(ROOT))
-        yield Check(name, pytest(name))
+        yield Check(name, pytest(name), busy=True)
 
 
 STAGES: dict[str, Callable[[], Iterator[Check]]] = {
@@ -249,6 +253,26 @@ def buffered(stage: str, check: Check) -> Done:
         sys.stdout.flush()
 
 
+def side_by_side(checks: list[tuple[str, Check]]) -> list[Done]:
+    """Run checks beside others: first the busy ones in a row with one of the others at a time, then the rest of those."""
+    busy = deque(each for each in checks if each[1].busy)
+    others = deque(each for each in checks if not each[1].busy)
+    done: list[Done] = []
+
+    def perform_all(queue: deque[tuple[str, Check]]) -> None:
+        with suppress(IndexError):
+            while True:
+                done.append(buffered(*queue.popleft()))
+
+    with ThreadPoolExecutor() as pool:
+        rows = [pool.submit(perform_all, busy), pool.submit(perform_all, others)]
+        rows[0].result()
+        rows += [pool.submit(perform_all, others) for _ in range(CHECKS_AT_ONCE - 1)]
+        for row in rows:
+            row.result()
+    return done
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"some of: {', '.join(STAGES)}; all by default")
@@ -260,10 +284,8 @@ def main() -> int:
     started = time.monotonic()
     checks = [(stage, check) for stage in arguments.stages or STAGES for check in STAGES[stage]()]
     together = [(stage, check) for stage, check in checks if not check.alone and len(checks) > 1]
-    done: list[Done] = []
-    # Each shows its output when it has ended; those that have to be alone come last, one after the other, as it comes.
-    with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
-        done += pool.map(lambda each: buffered(*each), together)
+    done = side_by_side(together)
+    # Those that have to be alone come last, one after the other, and show their output as it comes.
     done += [perform(*each) for each in checks if each not in together]
 
     rows: list[tuple[str, float, Count]] = [("setup", arguments.spent, Count())]
