@@ -162,12 +162,14 @@ class Client:
 class Load:
     """The whole load: run it as a context, do something to the server in its body, and look at `record` afterwards."""
 
-    def __init__(self, site: Site, clients: int = 32, websockets: int = 0, pause: float = 0.005) -> None:
+    def __init__(self, site: Site, clients: int = 32, websockets: int = 0, pause: float = 0.005, echo: float = 0.25) -> None:
         self.site = site
         self.tls = site.tls()
         self.clients = clients
         self.websockets = websockets
         self.pause = pause
+        # Seconds between what a websocket sends.
+        self.echo = echo
         self.record: Record
         self.over = False
         self.begun = 0.0
@@ -210,7 +212,7 @@ class Load:
                         await socket.send(text)
                         if await asyncio.wait_for(socket.recv(), PATIENCE) != text:
                             self.record.websockets_cut.append((self.now, -2))
-                        await asyncio.sleep(0.25)
+                        await asyncio.sleep(self.echo)
             except ConnectionClosed as closed:
                 self.record.websockets_cut.append((self.now, closed.rcvd.code if closed.rcvd else 1006))
             except (OSError, TimeoutError, InvalidHandshake):

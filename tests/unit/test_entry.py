@@ -276,6 +276,7 @@ GONE = {"type": "http.disconnect"}
 BODY = (b"content-length", b"30")
 
 
+@pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize(
     ("headers", "comes", "reads", "left"),
     [
@@ -292,7 +293,7 @@ BODY = (b"content-length", b"30")
     ],
 )
 def test_what_the_application_leaves_of_a_request_is_read(
-    entry: ModuleType, headers: list[tuple[bytes, bytes]], comes: Messages, reads: int, left: int
+    entry: ModuleType, headers: list[tuple[bytes, bytes]], comes: Messages, reads: int, left: int, first: bool
 ) -> None:
     messages = list(comes)
     sent: list[tuple[int, dict[str, Any]]] = []
@@ -309,13 +310,49 @@ def test_what_the_application_leaves_of_a_request_is_read(
         await send({"type": "http.response.start", "status": 401, "headers": []})
         await send({"type": "http.response.body", "body": b"log"})
 
-    asyncio.run(entry.UvicornEntry(app)({"type": "http", "http_version": "1.1", "headers": headers}, receive, send))
+    wrapped = entry.Entry(app)
+    wrapped.answer_first = first
+    asyncio.run(wrapped({"type": "http", "http_version": "1.1", "headers": headers}, receive, send))
     bodies = [message for _, message in sent if message["type"] == "http.response.body"]
     assert b"".join(message["body"] for message in bodies) == b"log"
     assert [message.get("more_body", False) for message in bodies] == [True] * (len(bodies) - 1) + [False]
     assert sent[-1][0] == len(messages) == left
-    # The answer does not wait for it.
-    assert next(still for still, message in sent if message.get("body")) == len(comes) - reads
+    # The answer does not wait for it, unless the server wants that.
+    assert next(still for still, message in sent if message.get("body")) == (len(comes) - reads if first else left)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 100])
+def test_what_is_left_of_a_request_goes_to_an_application_that_listens(entry: ModuleType, parts: int) -> None:
+    """Not every server lets two ask at a time: an application that listens until it has `parts`, and what reads the rest."""
+    messages = [part(1, True)] * 5 + [part(1, False)]
+    asking = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asking
+        asking += 1
+        assert asking == 1
+        await asyncio.sleep(0.005)
+        asking -= 1
+        return messages.pop(0) if messages else GONE
+
+    sent: list[tuple[int, dict[str, Any]]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append((len(messages), message))
+
+    async def app(_scope: object, receive: Any, send: Any) -> None:
+        async def hear() -> None:
+            for _ in range(parts):
+                if (await receive())["type"] == "http.disconnect":
+                    return
+
+        listener = asyncio.ensure_future(hear())
+        await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"log"})
+        listener.cancel()
+
+    asyncio.run(entry.Entry(app)({"type": "http", "http_version": "1.1", "headers": [BODY]}, receive, send))
+    assert [(still, message.get("more_body", False)) for still, message in sent] == [(6, True), (0, False)]
 
 
 @pytest.mark.parametrize(("name", "pause"), [("_PART_COMES", 3600.0), ("_READ_ON", 0.001)])
@@ -335,7 +372,7 @@ def test_a_request_that_does_not_end_does_not_hold_up_the_end_of_its_answer(
     async def app(_scope: object, _receive: object, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"log"})
 
-    asyncio.run(entry.UvicornEntry(app)({"type": "http", "http_version": "1.1", "headers": [BODY]}, receive, send))
+    asyncio.run(entry.Entry(app)({"type": "http", "http_version": "1.1", "headers": [BODY]}, receive, send))
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 

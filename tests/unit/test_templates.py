@@ -303,7 +303,7 @@ def settings(render: Render, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
         vars(handover).update(HandoverWorker=type("HandoverWorker", (Worker,), {}), on_starting=lambda _server: None)
         monkeypatch.setitem(sys.modules, "asgi_handover", handover)
         entry = ModuleType("asgi_entry")
-        vars(entry).update(UvicornEntry=lambda app, forwarded: (app, forwarded))
+        vars(entry).update(Entry=lambda app, forwarded: (app, forwarded))
         monkeypatch.setitem(sys.modules, "asgi_entry", entry)
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)

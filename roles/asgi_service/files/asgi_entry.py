@@ -4,14 +4,12 @@
 """What stands between a server and the application.
 
 - `Entry` gives the application what nginx says of the client, by the same rules under every server; keeps the id that nginx gave the
-  request for the log; has nginx pass on server-sent events as they come; ends connections that are kept when another slot has become
-  the live one; and closes websockets with a code that tells their clients to come back.
-- `UvicornEntry` also reads what the application leaves of a request, which uvicorn does not; and `StandaloneEntry` closes the websockets
-  before uvicorn stops, where no hand-over worker does.
+  request for the log; has nginx pass on server-sent events as they come; reads what the application leaves of a request; ends connections
+  that are kept when another slot has become the live one; and closes websockets with a code that tells their clients to come back.
+- `StandaloneEntry` closes the websockets before uvicorn by itself stops, where no hand-over worker does.
 - `JsonFormatter` writes one JSON object for each entry of the log.
 
-It needs nothing but the standard library. `Entry` needs no particular event loop either, so it serves every server alike; the other two
-are for uvicorn, whose loops are asyncio's.
+It needs nothing but the standard library, and under hypercorn with Trio that.
 """
 
 from __future__ import annotations
@@ -54,6 +52,11 @@ _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 # once it has the head of an answer without a length, nginx sends nothing more, and waits for the end of that.
 _READ_ON = 5.0
 _PART_COMES = 0.2
+# Seconds between two looks at whether it has come to the application.
+_LOOK_AGAIN = 0.01
+
+# Seconds in which the clients of websockets have to take the word that they are closed.
+_TOLD = 1.0
 
 # Seconds for which it is taken that the live link has not changed.
 _LINK_CHECK = 0.1
@@ -106,7 +109,9 @@ class _Websocket:
         """Close it with code 1012, service restart (IANA's registry of websocket close codes)."""
         if self._accepted and not self._closed:
             self._closed = True
-            await self._send({"type": "websocket.close", "code": 1012, "reason": "service restart"})
+            # A client that has left meanwhile needs no word.
+            with suppress(Exception):
+                await self._send({"type": "websocket.close", "code": 1012, "reason": "service restart"})
 
 
 class Proxies:
@@ -203,11 +208,73 @@ def _with_a_word_to_nginx(send: Callable[[Any], Awaitable[None]], last: bool) ->
     return send_on
 
 
+# hypercorn alone has that loop.
+_trio: Any = import_module("trio") if os.environ.get("ASGI_EVENT_LOOP") == "trio" else None
+
+
+async def within(seconds: float, wait: Callable[[], Awaitable[Any]]) -> None:
+    """Wait, but not longer than that."""
+    if _trio:
+        with _trio.move_on_after(seconds):
+            await wait()
+    else:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await wait()
+
+
+class _Rest:
+    """What the application does not read of a request's body, read and forgotten before the answer is over.
+
+    Servers close a connection on which more is on its way when the answer is written. nginx, which still sends then, takes the application
+    for dead, and answers 502 in its place: to a large POST, say, that needs a login.
+    """
+
+    def __init__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]], answer_first: bool) -> None:
+        self._receive = receive
+        self._send = send
+        self._answer_first = answer_first
+        self._comes = True
+        self._waiting = 0
+        self._last = 0.0
+
+    async def receive(self) -> Any:
+        self._waiting += 1
+        try:
+            message = await self._receive()
+        finally:
+            self._waiting -= 1
+        # A client that has left sends no more either.
+        self._comes = bool(message.get("more_body"))
+        self._last = time.monotonic()
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self._comes and message["type"] == "http.response.body" and not message.get("more_body"):
+            if self._answer_first:
+                await self._send(message | {"more_body": True})
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+            await self._read()
+        await self._send(message)
+
+    async def _read(self) -> None:
+        begun = self._last = time.monotonic()
+        while self._comes and (now := time.monotonic()) < begun + _READ_ON and now < self._last + _PART_COMES:
+            if self._waiting:
+                # The application itself listens for the client's leaving, and is given what comes. Not every server gives it to two.
+                await (_trio or asyncio).sleep(_LOOK_AGAIN)
+            else:
+                await within(_PART_COMES, self.receive)
+
+
 class Entry:
     """The application as the server is to call it.
 
     `forwarded` says whom the headers X-Forwarded-For and X-Forwarded-Proto are believed (see Proxies).
     """
+
+    # Whether the client has all of its answer before the rest of its request is read.
+    answer_first = True
 
     def __init__(self, app: ASGIApp, forwarded: Iterable[str] = ()) -> None:
         self.app = app
@@ -215,12 +282,19 @@ class Entry:
         self.live = Live()
         self.leaving = False
         self.websockets: set[_Websocket] = set()
+        # The event loop itself holds tasks only weakly.
+        self.tasks: list[asyncio.Future[None]] = []
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             self.read(scope)
             # On a connection that is kept requests would go on coming in here. HTTP/2 has no such header, and nginx does not speak it.
             last = self.live.is_elsewhere() and scope["http_version"] == "1.1"
+            names = {header[0] for header in scope["headers"]}
+            # Who expects to be told to go on (100-continue) may never send what was answered without it.
+            if names & _OF_A_BODY and b"expect" not in names:
+                rest = _Rest(receive, send, self.answer_first)
+                receive, send = rest.receive, rest.send
             await self.app(scope, receive, _with_a_word_to_nginx(send, last))
         elif scope["type"] == "websocket":
             self.read(scope)
@@ -258,56 +332,21 @@ class Entry:
                 scope["scheme"] = _SCHEMES[scheme][scope["type"]]
 
     async def farewell(self) -> None:
-        """Close the websockets that there are, and from now on each as soon as it is accepted."""
+        """Close the websockets that there are, and from now on each as soon as it is accepted. Those that take none of it are left."""
         self.leaving = True
-        for websocket in list(self.websockets):
-            await websocket.close()
+        websockets = list(self.websockets)
+        if _trio:
+            async with _trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = _trio.current_time() + _TOLD
+                for websocket in websockets:
+                    nursery.start_soon(websocket.close)
+        elif websockets:
+            closing = [asyncio.ensure_future(websocket.close()) for websocket in websockets]
+            self.tasks += closing
+            await asyncio.wait(closing, timeout=_TOLD)
 
 
-class _Rest:
-    """What the application does not read of a request's body, read and forgotten before the answer is over."""
-
-    def __init__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
-        self._receive = receive
-        self._send = send
-        self._comes = True
-
-    async def receive(self) -> Any:
-        message = await self._receive()
-        # A client that has left sends no more either.
-        self._comes = bool(message.get("more_body"))
-        return message
-
-    async def send(self, message: dict[str, Any]) -> None:
-        if self._comes and message["type"] == "http.response.body" and not message.get("more_body"):
-            # All that the client waits for goes out first.
-            await self._send(message | {"more_body": True})
-            until = time.monotonic() + _READ_ON
-            with suppress(TimeoutError):
-                while self._comes and time.monotonic() < until:
-                    async with asyncio.timeout(_PART_COMES):
-                        await self.receive()
-            message = {"type": "http.response.body", "body": b"", "more_body": False}
-        await self._send(message)
-
-
-class UvicornEntry(Entry):
-    """uvicorn closes a connection as soon as the answer is written, and the kernel resets one on which more was on its way.
-
-    nginx, which still sends then, takes the application for dead and answers 502 in its place: to a large POST, say, that needs a login.
-    """
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            names = {header[0] for header in scope["headers"]}
-            # Who expects to be told to go on (100-continue) may never send what was answered without it.
-            if names & _OF_A_BODY and b"expect" not in names:
-                rest = _Rest(receive, send)
-                receive, send = rest.receive, rest.send
-        await super().__call__(scope, receive, send)
-
-
-class StandaloneEntry(UvicornEntry):
+class StandaloneEntry(Entry):
     """uvicorn by itself stops at a signal, and closes each websocket right behind its close frame.
 
     What a client sends in that moment is answered by a reset, which may overtake the frame. So the websockets are closed first.
@@ -330,14 +369,11 @@ class StandaloneEntry(UvicornEntry):
         self.leaving = True
 
         async def go() -> None:
-            closing = [asyncio.ensure_future(websocket.close()) for websocket in list(self.websockets)]
-            if closing:
-                await asyncio.wait(closing, timeout=1)
+            await self.farewell()
             stop(number, frame)
 
         def begin() -> None:
-            # Kept, since the event loop itself holds tasks only weakly.
-            self._last = loop.create_task(go())
+            self.tasks.append(loop.create_task(go()))
 
         loop.call_soon_threadsafe(begin)
 

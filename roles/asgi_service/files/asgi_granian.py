@@ -4,7 +4,7 @@
 """granian on the socket that systemd has opened.
 
 granian itself takes an address or a path, which it would have to bind anew. And it waits for open websockets without an end, which
-are closed here when a worker is told to stop; granian sends no code with that.
+are closed here when a worker is told to stop.
 The options are in granian.json beside this file, as granian.Granian takes them.
 """
 
@@ -15,7 +15,9 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,42 +32,80 @@ from granian.server import Server  # noqa: E402
 # sd_listen_fds(3): the first one.
 LISTENER = 3
 
+# Seconds in which nginx passes on to the clients of websockets that they are closed.
+HELD = 0.5
+
 
 class GranianEntry(Entry):
     """While an application waits for a message, granian sends nothing on that websocket, not even the end of it."""
+
+    # granian takes in nothing more of a request when as much of an answer is sent as its length says.
+    answer_first = False
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":
             await super().__call__(scope, receive, send)
             return
         waiting: asyncio.Future[Any] | None = None
-        over = False
+        code: int | None = None
+        closed = asyncio.Event()
 
         async def receive_until_over() -> Any:
             nonlocal waiting
-            if not over:
+            if code is None:
                 waiting = asyncio.ensure_future(receive())
                 try:
                     return await waiting
                 except asyncio.CancelledError:
-                    if not over:
+                    if code is None:
                         raise
-            return {"type": "websocket.disconnect", "code": 1012}
+            # An application that returned before would have granian close the websocket by itself, without a code.
+            await closed.wait()
+            return {"type": "websocket.disconnect", "code": code}
 
         async def send_or_end(message: dict[str, Any]) -> None:
-            nonlocal over
-            if message["type"] == "websocket.close" and waiting and not waiting.done():
-                over = True
-                waiting.cancel()
-                # granian lets go of the connection in a thread of its own.
-                await asyncio.sleep(0.05)
-            await send(message)
+            nonlocal code
+            if message["type"] == "websocket.close":
+                code = message.get("code", 1000)
+                if waiting and not waiting.done():
+                    waiting.cancel()
+                    # granian lets go of the connection in a thread of its own.
+                    await asyncio.sleep(0.05)
+            try:
+                await send(message)
+            finally:
+                if code is not None:
+                    closed.set()
 
         await super().__call__(scope, receive_until_over, send_or_end)
 
     async def farewell(self) -> None:
-        self.leaving = True
-        await asyncio.gather(*(websocket.close() for websocket in self.websockets))
+        held = hold_connections() if self.websockets else []
+        await super().farewell()
+        if held:
+            await asyncio.sleep(HELD)
+        for number in held:
+            os.close(number)
+
+
+def hold_connections() -> list[int]:
+    """Duplicate what is connected to the listener, and return the file descriptors.
+
+    granian closes a websocket's connection right behind the close frame. Whatever the client sends in that moment then fails at nginx,
+    which forgets the frame over that. A connection with a second descriptor stays open until that is closed too (close(2)).
+    """
+    held = []
+    with socket.socket(fileno=os.dup(LISTENER)) as listener:
+        here = listener.getsockname()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        # Others are closed meanwhile.
+        with suppress(OSError):
+            if number == LISTENER or not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(number)) as connection:
+                if connection.getsockname() == here and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    held.append(connection.detach())
+    return held
 
 
 _entries: list[Entry] = []
@@ -86,8 +126,6 @@ def set_loop_signals(loop: asyncio.AbstractEventLoop) -> Any:
     async def go() -> None:
         for entry in _entries:
             await entry.farewell()
-        # What was sent is on its way through granian's own threads, which stop at once.
-        await asyncio.sleep(0.2)
         stop.set()
 
     def leave() -> None:

@@ -9,6 +9,8 @@ state, of which most things (a database's pool, a lock) cannot be copied.
 It waits for open websockets as for requests, until its graceful timeout, and then drops them with 1011 (internal error). Here they
 are closed with 1012 as soon as a worker is told to stop.
 
+A worker also waits for the tasks that ping websockets, and those for the end of their pause, 20 seconds. Here they end with the worker.
+
 And when the first of its workers has ended, it ends the others by SIGTERM, in the middle of what they answer. Here they have none
 of that: they were told to stop before, and do so within the graceful timeout.
 """
@@ -23,7 +25,7 @@ from typing import Any
 
 # The slot's own copy is beside this file.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from asgi_entry import Entry, create
+from asgi_entry import Entry, create, within
 
 application = create(Entry)
 
@@ -39,7 +41,17 @@ def say_farewell(module: Any) -> None:
     module.check_multiprocess_shutdown_event = leave
 
 
+async def ping(stream: Any) -> None:
+    """Ping a websocket for as long as it is open. hypercorn's method of WSStream."""
+    event = import_module("wsproto.events").Ping
+    terminated = stream.context.terminated
+    while not stream.closed and not terminated.is_set():
+        await stream._send_wsproto_event(event())
+        await within(stream.config.websocket_ping_interval, terminated.wait)
+
+
 # Only workers get here.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 # hypercorn's worker imports the application before it looks for the event.
 say_farewell(import_module("hypercorn.trio.run" if os.environ.get("ASGI_EVENT_LOOP") == "trio" else "hypercorn.asyncio.run"))
+import_module("hypercorn.protocol.ws_stream").WSStream._send_pings = ping

@@ -61,6 +61,25 @@ async def listen_meanwhile(receive):
     listener.cancel()
 
 
+async def hear_meanwhile(receive, answered):
+    """Answer before the body is read, and listen for the client's leaving meanwhile, as Starlette does for what it streams."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        await answered
+        return
+
+    async def hear():
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    listener = asyncio.ensure_future(hear())
+    # It waits for the first part by now.
+    await asyncio.sleep(0)
+    await answered
+    listener.cancel()
+
+
 def pause(seconds):
     try:
         asyncio.get_running_loop()
@@ -80,8 +99,9 @@ async def events(send):
 
 
 async def http(scope, receive, send):
-    if scope["path"] == "/unread":
-        await answer(send, 200, {"path": "/unread"})
+    if scope["path"] in ("/unread", "/heard"):
+        answered = answer(send, 200, {"path": scope["path"]})
+        await (hear_meanwhile(receive, answered) if scope["path"] == "/heard" else answered)
         return
     if scope["path"] == "/events":
         await events(send)
