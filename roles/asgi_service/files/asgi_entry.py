@@ -44,9 +44,7 @@ _SCHEMES = {
     for name, secure in ((b"http", ""), (b"https", "s"), (b"ws", ""), (b"wss", "s"))
 }
 
-_OURS = frozenset((b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"))
-# What a request has that has a body.
-_OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
+_OURS = frozenset((b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"content-length", b"transfer-encoding", b"expect"))
 
 # Seconds in which the rest of a request has to come that the application has answered already, and in which the next part of it has to:
 # once it has the head of an answer without a length, nginx sends nothing more, and waits for the end of that.
@@ -287,14 +285,11 @@ class Entry:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            self.read(scope)
-            # On a connection that is kept requests would go on coming in here. HTTP/2 has no such header, and nginx does not speak it.
-            last = self.live.is_elsewhere() and scope["http_version"] == "1.1"
-            names = {header[0] for header in scope["headers"]}
-            # Who expects to be told to go on (100-continue) may never send what was answered without it.
-            if names & _OF_A_BODY and b"expect" not in names:
+            if self.read(scope):
                 rest = _Rest(receive, send, self.answer_first)
                 receive, send = rest.receive, rest.send
+            # On a connection that is kept requests would go on coming in here. HTTP/2 has no such header, and nginx does not speak it.
+            last = self.live.is_elsewhere() and scope["http_version"] == "1.1"
             await self.app(scope, receive, _with_a_word_to_nginx(send, last))
         elif scope["type"] == "websocket":
             self.read(scope)
@@ -307,12 +302,14 @@ class Entry:
         else:
             await self.app(scope, receive, send)
 
-    def read(self, scope: dict[str, Any]) -> None:
+    def read(self, scope: dict[str, Any]) -> bool:
         """Keep the request's id, and put the client and the scheme that the proxy names into the scope.
 
+        Return whether a body comes with the request. Who expects to be told to go on (100-continue) may never send one.
         Each request has a context of its own, so the id need not be taken back. This is on every request's way: one pass, no copies.
         """
         identity = told = scheme = b""
+        body = asks = False
         for name, value in scope["headers"]:
             if name not in _OURS:
                 continue
@@ -320,8 +317,12 @@ class Entry:
                 identity = value
             elif name == b"x-forwarded-for":
                 told = told + b"," + value if told else value
-            else:
+            elif name == b"x-forwarded-proto":
                 scheme = value
+            elif name == b"expect":
+                asks = True
+            else:
+                body = True
         request_id.set(identity.decode("latin1"))
         if (told or scheme) and self.proxies.believes(scope.get("client")):
             if told:
@@ -330,6 +331,7 @@ class Entry:
                     scope["client"] = client
             if scheme in _SCHEMES:
                 scope["scheme"] = _SCHEMES[scheme][scope["type"]]
+        return body and not asks
 
     async def farewell(self) -> None:
         """Close the websockets that there are, and from now on each as soon as it is accepted. Those that take none of it are left."""
