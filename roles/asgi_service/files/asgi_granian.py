@@ -94,13 +94,13 @@ def hold_connections() -> list[int]:
     granian closes a websocket's connection right behind the close frame. Whatever the client sends in that moment then fails at nginx,
     which forgets the frame over that. A connection with a second descriptor stays open until that is closed too (close(2)).
     """
-    held = []
+    held: list[int] = []
     with socket.socket(fileno=os.dup(LISTENER)) as listener:
         here = listener.getsockname()
     for number in map(int, os.listdir("/proc/self/fd")):
-        # Others are closed meanwhile.
+        # Some are closed meanwhile, and the numbers used again.
         with suppress(OSError):
-            if number == LISTENER or not stat.S_ISSOCK(os.fstat(number).st_mode):
+            if number in held or not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
             with socket.socket(fileno=os.dup(number)) as connection:
                 if connection.getsockname() == here and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
