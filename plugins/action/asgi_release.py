@@ -24,10 +24,12 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     check_requirements,
     check_uv_lock,
     format_of,
+    local_packages,
     locked_packages,
     pinned,
     pinned_requirements,
     read_toml,
+    refers_to_files,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.origin import Options, Origin, is_path, opened
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
@@ -123,6 +125,8 @@ class Plan:
             chosen = [("--package", package)] if package else []
             chosen += [("--extra", name) for name in extras] + [("--group", name) for name in groups]
             self.recipe["options"] = [part for pair in chosen for part in pair]
+            if self.recipe["wheelhouse"]:
+                self.check_offline(directory)
         elif package or extras or groups:
             raise SourceError(
                 "asgi_release_package, asgi_release_extras and asgi_release_groups need a uv.lock; a file of requirements has them all."
@@ -134,7 +138,11 @@ class Plan:
             self.recipe["install"] = ["source"]
         packages = locked_packages(os.path.join(directory, lock)) if lock else {}
         self.check_versions(packages)
-        names = self.without_shared(directory, source_files(directory))
+        if kind != "uv" and refers_to_files(os.path.join(directory, lock)):
+            # The lock alone does not say whether the packages of another release would be the same.
+            self.recipe["refers"] = True
+        # What it is built from is needed whatever .gitignore says.
+        names = self.without_shared(directory, sorted({*source_files(directory), lock}))
         self.files.append(("source", directory, names))
         if self.text("import_path"):
             _check_app(directory, names, self.text("import_path"), packages if lock else None)
@@ -142,6 +150,18 @@ class Plan:
         if origin.commit:
             return f"{origin.commit[:12]}-{digest(directory, [], self.how())[:6]}"
         return release_id(version, digest(directory, names, self.how()))
+
+    def check_offline(self, directory: str) -> None:
+        """Raise SourceError for what uv.lock cannot have installed without an index: other projects of the source, which uv would build."""
+        lock = os.path.join(directory, "uv.lock")
+        others = local_packages(lock)
+        if others or "project" not in self.pyproject:
+            what = f"has {', '.join(others[:5])} as part of the source" if others else "is that of a workspace without a project of its own"
+            raise SourceError(
+                f"asgi_release_offline and asgi_release_wheelhouse do not work with this uv.lock: {lock} {what}. Build wheels with 'uv "
+                "build --all-packages --wheel', name the application's in asgi_release_source (asgi_source), the directory in "
+                "asgi_release_wheelhouse, and a lock that 'uv pip compile' makes in asgi_release_lock; or let the host reach an index."
+            )
 
     def without_shared(self, directory: str, names: list[str]) -> list[str]:
         """Leave out what only keeps git from forgetting a directory. Raises SourceError for what a link would hide."""
@@ -194,6 +214,11 @@ class Plan:
                 raise SourceError(
                     f"asgi_release_lock is {lock}. For a package it has to be a requirements.txt or pylock.toml on the controller, as "
                     "'uv pip compile --generate-hashes' makes it."
+                )
+            if refers_to_files(lock):
+                raise SourceError(
+                    f"asgi_release_lock is {lock}, which refers to other files. For a package it is sent alone: make one that has all in "
+                    "it, as 'uv pip compile --generate-hashes' does."
                 )
             if format_of(lock) == "requirements":
                 check_requirements(lock, self.recipe["hashes"])

@@ -27,6 +27,11 @@ LOCKS = ("uv.lock", "pylock.toml", "requirements.txt")
 
 _NAME = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*\(?([^;@)]*)\)?")
 
+# Where uv.lock has a package from, other than an index.
+_PLACES = frozenset(["editable", "virtual", "directory", "path", "git", "url"])
+# The option of a requirements file that includes another one.
+_INCLUDED = re.compile(r"(?:-r|--requirement(?=[\s=]))[\s=]*(\S+)")
+
 
 def accepts_python(requires: str, version: str) -> bool:
     """Return whether a project's requires-python allows a version. One that cannot be read does: uv's own message is better."""
@@ -81,12 +86,34 @@ class Pinned:
         return " ".join([what, *(f"--hash={each}" for each in self.hashes)])
 
 
+def refers_to_files(path: str) -> bool:
+    """Return whether a pylock.toml or requirements file is not all: it can name other such files, constraints, or code beside it."""
+    kind = format_of(path)
+    if kind == "requirements":
+        return any(map(_is_reference, _lines(path)))
+    return any("directory" in package for package in read_toml(path).get("packages", []))
+
+
+def _is_reference(entry: str) -> bool:
+    if entry.startswith("-"):
+        return re.match(r"-[rce]|--(requirement|constraint|editable)\b", entry) is not None
+    # An entry can be NAME @ PLACE.
+    place = re.sub(r"\A[^\s;@/]+\s*@\s*", "", entry).split(";")[0].split()[0]
+    return place.startswith("file:") or ("://" not in place and ("/" in place or place.endswith((".whl", ".tar.gz", ".zip"))))
+
+
+def local_packages(path: str) -> list[str]:
+    """Return the packages of a uv.lock that are directories of the source, but for the one that it is in."""
+    kinds = ("editable", "virtual", "directory")
+    entries = [(entry["name"], entry.get("source", {})) for entry in read_toml(path).get("package", [])]
+    return sorted({name for name, source in entries for kind in kinds if source.get(kind, ".") != "."})
+
+
 def pinned(path: str, markers: Mapping[str, str], package: str, extras: Iterable[str], groups: Iterable[str]) -> list[Pinned]:
     """Return what a lock has installed on a host whose interpreter has these markers; the last three are for uv.lock."""
     kind = format_of(path)
     if kind == "requirements":
-        with open(path, encoding="utf-8") as stream:
-            return pinned_requirements(stream.read(), markers)
+        return pinned_requirements("\n".join(_lines(path)), markers)
     if kind == "pylock":
         return _pinned_pylock(read_toml(path), markers)
     return _pinned_uv(path, markers, package, extras, groups)
@@ -226,6 +253,9 @@ def _difference(metadata: dict[str, Any], content: dict[str, Any]) -> str:
     wanted = {_split(text) for texts in lists for text in texts if isinstance(text, str)}
     entries = [*metadata.get("requires-dist", []), *(entry for group in metadata.get("requires-dev", {}).values() for entry in group)]
     known = {(normalise(each["name"]), _specifiers(each.get("specifier", ""))) for each in entries}
+    # Of what has a place of its own (tool.uv.sources), uv notes that, and not which versions the project would take from an index.
+    placed = {normalise(each["name"]) for each in entries if _PLACES & set(each)}
+    wanted, known = ({(each, frozenset() if each in placed else parts) for each, parts in found} for found in (wanted, known))
     # An extra may be made of others of the same project.
     name = normalise(str(project.get("name", "")))
     missing, surplus = ({each for each in found if each[0] != name} for found in (wanted - known, known - wanted))
@@ -254,14 +284,31 @@ def _specifiers(text: str) -> frozenset[Any]:
 # requirements.txt
 
 
-def requirements(path: str) -> list[tuple[str, str, bool]]:
-    """Return the entries of a requirements file: normalised name, specifier, has it a hash."""
+def _lines(path: str, above: tuple[str, ...] = ()) -> list[str]:
+    """Return the entries and options of a requirements file, and of those that it includes. Raises SourceError where there is none."""
+    found = []
     with open(path, encoding="utf-8") as stream:
         text = re.sub(r"\\\r?\n", " ", stream.read())
-    found = []
     for line in text.splitlines():
         entry = re.sub(r"(^|\s)#.*", "", line).strip()
-        if entry and not entry.startswith("-"):
+        if not entry:
+            continue
+        found.append(entry)
+        included = _INCLUDED.match(entry)
+        if included and "://" not in included.group(1):
+            other = os.path.normpath(os.path.join(os.path.dirname(path), included.group(1)))
+            if not os.path.isfile(other):
+                raise SourceError(f"{path} includes {included.group(1)}, and there is no file {other}. Correct it, or add the file.")
+            if other not in (path, *above):
+                found += _lines(other, (path, *above))
+    return found
+
+
+def requirements(path: str) -> list[tuple[str, str, bool]]:
+    """Return the entries of a requirements file: normalised name, specifier, has it a hash."""
+    found = []
+    for entry in _lines(path):
+        if not entry.startswith("-"):
             match = _NAME.match(entry.split("--hash")[0])
             name, specifier = (match.group(1), match.group(2).strip()) if match else (entry, "")
             found.append((normalise(name), specifier, "--hash" in entry))

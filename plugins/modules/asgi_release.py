@@ -605,8 +605,11 @@ class Build:
             link_inside(self.app, name, os.path.join(self.params["shared_root"], name))
 
     def environment_key(self) -> str:
-        """Return what two releases have in common whose packages are the same, but for the application itself; '' without a lock."""
-        if not self.recipe["lock"]:
+        """Return what two releases have in common whose packages are the same, but for the application itself.
+
+        '' without a lock, and where that is not all: it may include other files, or have packages that are part of the source.
+        """
+        if not self.recipe["lock"] or self.recipe.get("refers"):
             return ""
         with open(os.path.join(self.work, self.recipe["lock"]), "rb") as stream:
             total = hashlib.sha256(stream.read())

@@ -10,8 +10,10 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     check_requirements,
     check_uv_lock,
     format_of,
+    local_packages,
     locked_packages,
     pinned,
+    refers_to_files,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
 
@@ -93,6 +95,21 @@ def test_another_way_to_write_the_same_is_no_difference(project: Path, old: str,
     check_uv_lock(str(project), "", [], [])
 
 
+@pytest.mark.parametrize("specifier", [">=0.1", "", "[extra]>=0.1,<3"])
+def test_a_version_does_not_matter_where_the_package_has_a_place_of_its_own(project: Path, specifier: str) -> None:
+    """uv notes `editable = ...` and no specifier then; `uv lock --check` takes it."""
+    pyproject = project / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('"lib"', f'"lib{specifier}"'))
+    check_uv_lock(str(project), "", [], [])
+    pyproject.write_text(pyproject.read_text().replace(f', "lib{specifier}"', ""))
+    with pytest.raises(SourceError, match=r"only the lock has the dependency 'lib'"):
+        check_uv_lock(str(project), "", [], [])
+
+
+def test_other_projects_of_the_source_are_known(project: Path) -> None:
+    assert local_packages(str(project / "uv.lock")) == ["lib"]
+
+
 def test_a_member_of_the_workspace_has_to_match_too(project: Path) -> None:
     (project / "packages/lib/pyproject.toml").write_text('[project]\nname = "lib"\nversion = "0.1"\ndependencies = ["six"]\n')
     with pytest.raises(SourceError, match="'six' of lib"):
@@ -137,6 +154,64 @@ def test_requirements_need_hashes_unless_they_do_not(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no hash for six\. .*--generate-hashes.*asgi_release_require_hashes"):
         check_requirements(str(path), require_hashes=True)
     check_requirements(str(path), require_hashes=False)
+
+
+ELSEWHERE = "https://example.org"
+
+
+@pytest.mark.parametrize(
+    ("line", "refers"),
+    [
+        ("-r base.txt", True),
+        ("-rbase.txt", True),
+        ("--requirement=base.txt", True),
+        ("-c base.txt", True),
+        ("--constraint base.txt", True),
+        ("-e .", True),
+        ("--editable ./libs/common", True),
+        ("./libs/common", True),
+        ("libs/common ; python_version > '3'", True),
+        ("common @ file:///srv/common", True),
+        ("common @ ../common", True),
+        ("common-1.0-py3-none-any.whl", True),
+        ("# -r base.txt", False),
+        ("--require-hashes", False),
+        (f"--extra-index-url {ELSEWHERE}/a/b", False),
+        ("common==1.0 --hash=sha256:aa", False),
+        (f"common @ {ELSEWHERE}/common-1.0-py3-none-any.whl", False),
+        ("common @ git+ssh://git@example.org/common.git@abc", False),
+        ("https://example.org/common-1.0.tar.gz", False),
+    ],
+)
+def test_a_file_of_requirements_may_not_be_all(tmp_path: Path, line: str, refers: bool) -> None:
+    (tmp_path / "base.txt").write_text("starlette==1.0\n")
+    lock = tmp_path / "requirements.txt"
+    lock.write_text(f"uvicorn==1.0 \\\n    --hash=sha256:bb\n{line}\n")
+    assert refers_to_files(str(lock)) is refers
+
+
+def test_a_pylock_may_not_be_all(tmp_path: Path) -> None:
+    lock = tmp_path / "pylock.toml"
+    lock.write_text('[[packages]]\nname = "a"\nversion = "1"\n')
+    assert not refers_to_files(str(lock))
+    lock.write_text('[[packages]]\nname = "a"\ndirectory = { path = "./a" }\n')
+    assert refers_to_files(str(lock))
+
+
+def test_included_requirements_count(tmp_path: Path) -> None:
+    (tmp_path / "requirements").mkdir()
+    lock = tmp_path / "requirements/production.txt"
+    lock.write_text("-r base.txt\nuvicorn==1.0 --hash=sha256:aa\n")
+    base = tmp_path / "requirements/base.txt"
+    # Also if they include each other.
+    base.write_text("-r production.txt\nDjango==5.2\n-c ../constraints.txt\n")
+    assert locked_packages(str(lock)) == {"django": "5.2", "uvicorn": "1.0"}
+    assert [each.name for each in pinned(str(lock), {}, "", [], [])] == ["django", "uvicorn"]
+    with pytest.raises(SourceError, match="no hash for django"):
+        check_requirements(str(lock), require_hashes=True)
+    base.unlink()
+    with pytest.raises(SourceError, match=r"production.txt includes base.txt, and there is no file .*/base.txt"):
+        check_requirements(str(lock), require_hashes=True)
 
 
 @pytest.mark.parametrize(
