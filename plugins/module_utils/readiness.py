@@ -40,6 +40,9 @@ _ANY_COOKIE = 0xFFFFFFFF
 
 _BODY_LIMIT = 64 * 1024
 
+# How many asks there are at the same time.
+_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -217,8 +220,8 @@ class Target:
         # The connection's own timeout is for each step. A server that sends a byte now and then would never reach it.
         watchdog = threading.Timer(2 * timeout, lambda: _hang_up(connection))
         watchdog.daemon = True
-        watchdog.start()
         try:
+            watchdog.start()
             connection.connect()
             # Before anything is asked: once it has answered, the process may close its end at any moment.
             inode = accepted_inode(connection.sock, timeout)
@@ -231,7 +234,8 @@ class Target:
             # Behind a URL there may be a proxy or another host: then only the answer counts.
             traced = inode is not None if self.socket else owner is not None
             return Answer(response.status, body.decode("utf-8", "replace"), owner, traced)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RuntimeError) as error:
+            # RuntimeError: no more threads, which count among the service's tasks (TasksMax=).
             return Answer(error=f"{type(error).__name__}: {error}".rstrip(": "))
         finally:
             watchdog.cancel()
@@ -246,7 +250,12 @@ def _hang_up(connection: http.client.HTTPConnection) -> None:
 def ask_many(count: int, one: Callable[[], Answer]) -> list[Answer]:
     """Ask `count` times at once. Simultaneous connections spread over the processes; one by one, the same one may take all."""
     with ThreadPoolExecutor(max_workers=count) as pool:
-        return [future.result() for future in [pool.submit(one) for _ in range(count)]]
+        try:
+            futures = [pool.submit(one) for _ in range(count)]
+        except RuntimeError as error:
+            # No more threads, which count among the service's tasks (TasksMax=).
+            return [Answer(error=f"RuntimeError: {error}")]
+        return [future.result() for future in futures]
 
 
 @dataclass
@@ -312,4 +321,5 @@ def probe(target: Target, progress: Progress, timeout: float, pids: list[int]) -
     first = target.ask(timeout, pids)
     if first.status not in progress.accepted:
         return [first]
-    return [first, *ask_many(2 * progress.workers, lambda: target.ask(timeout, pids))]
+    # Those of very many are found in several rounds: each ask takes two threads, in the service's own unit when it starts.
+    return [first, *ask_many(min(2 * progress.workers, _AT_ONCE), lambda: target.ask(timeout, pids))]

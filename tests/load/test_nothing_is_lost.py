@@ -248,3 +248,30 @@ def test_two_deployments_at_once(host: Host) -> None:
 
     lost_nothing(under_load(host, act))
     assert host.live() == host.releases["one"]
+
+
+def test_what_outlives_its_connection_is_done(host: Host) -> None:
+    """For longer than a worker may be silent, and not for longer than it has for its end."""
+    host.settings(asgi_service_timeout=3, asgi_service_graceful_timeout=8)
+    live = next(name for name, path in host.releases.items() if path == host.live())
+    assert not host.roll_out(live)["failed"]
+    host.settled()
+    unit = f"plain@{host.slot()}.service"
+    host.execute("curl --silent --fail --unix-socket /run/plain/live.sock http://localhost/later")
+    assert not host.reload()["failed"]
+    host.settled()
+    assert "what was for later is done" in host.execute(f"journalctl --output=cat --unit={unit}")
+
+
+def test_a_stream_is_cut_off_and_not_its_worker(host: Host) -> None:
+    """A stop ends streams as cancelled tasks, and then each worker's lifespan."""
+    unit = f"plain@{host.slot()}.service"
+    host.execute("curl --silent --no-buffer --unix-socket /run/plain/live.sock http://localhost/forever >/dev/null 2>&1 & sleep 1")
+    begun = time.monotonic()
+    host.execute(f"systemctl restart {unit}")
+    # The graceful timeout, the last words and the boot.
+    assert 8 <= time.monotonic() - begun < 8 + 5 + 10
+    said = host.execute(f"journalctl --output=cat --unit={unit} --since=-{int(time.monotonic() - begun) + 1}s")
+    assert "the stream was cut off" in said, said
+    assert said.count("the lifespan is over") == 4, said
+    assert "SIGKILL" not in said, said

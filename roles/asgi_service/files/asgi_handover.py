@@ -54,6 +54,8 @@ BOARD = mmap.mmap(-1, mmap.PAGESIZE)
 # Seconds between two attempts to start workers while they fail: doubled each time.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+# Seconds that a worker has to cut off its last requests and to end its application's lifespan, after the graceful timeout.
+_LAST_WORDS = 5
 
 
 def _place(age: int) -> int:
@@ -103,8 +105,13 @@ class Handover(Arbiter):  # type: ignore[misc]
             self._reloading = False
 
     def stop(self, graceful: bool = True) -> None:
-        """A real stop: nobody takes over, so nobody is to wait for anything but its own requests."""
+        """A real stop: nobody takes over, so nobody is to wait for anything but its own requests.
+
+        gunicorn kills what is left after the graceful timeout, and the workers begin to count it later: they would never come to cut off
+        their last requests themselves, and to end the application's lifespan. They have a copy of the number, which stays as it was.
+        """
         BOARD[0] = 1
+        self.cfg.set("graceful_timeout", self.cfg.graceful_timeout + _LAST_WORDS)
         super().stop(graceful)
 
     def spawn_worker(self) -> Any:
@@ -372,7 +379,17 @@ class _HandoverServer(Server):
         deadline = time.monotonic() + self.worker.cfg.graceful_timeout
         await self.drain(deadline)
         self.config.timeout_graceful_shutdown = max(1, int(deadline - time.monotonic()))
-        await super().shutdown()
+        alive = asyncio.create_task(self.stay_alive(deadline))
+        try:
+            await super().shutdown()
+        finally:
+            alive.cancel()
+
+    async def stay_alive(self, deadline: float) -> None:
+        """Keep the master from taking a worker for hung whose background tasks go on when their connections are closed."""
+        while time.monotonic() < deadline:
+            self.worker.notify()
+            await asyncio.sleep(0.5)
 
     async def drain(self, deadline: float) -> None:
         """Wait until no connection is left. An idle one gets the keep-alive time to send what may be on its way."""

@@ -51,7 +51,17 @@ async def ping(stream: Any) -> None:
 
 
 # Only workers get here.
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+worker = os.getpid()
+
+
+def stay(number: int, _frame: Any) -> None:
+    """Do nothing, in a worker. Programs that the application starts do not have this, and what it forks ends as it would."""
+    if os.getpid() != worker:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+signal.signal(signal.SIGTERM, stay)
 # hypercorn's worker imports the application before it looks for the event.
 say_farewell(import_module("hypercorn.trio.run" if os.environ.get("ASGI_EVENT_LOOP") == "trio" else "hypercorn.asyncio.run"))
 import_module("hypercorn.protocol.ws_stream").WSStream._send_pings = ping

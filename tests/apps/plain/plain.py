@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import subprocess
 import time
 
 VERSION = "1"
@@ -27,6 +28,7 @@ async def lifespan(receive, send):
             await asyncio.sleep(3600)
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
+            logging.getLogger("plain").warning("the lifespan is over")
             return
 
 
@@ -98,13 +100,40 @@ async def events(send):
     await send({"type": "http.response.body"})
 
 
+async def forever(send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    try:
+        while True:
+            await send({"type": "http.response.body", "body": b"data: again\n\n", "more_body": True})
+            await asyncio.sleep(0.5)
+    except asyncio.CancelledError:
+        logging.getLogger("plain").warning("the stream was cut off")
+        raise
+
+
+async def later(send):
+    await answer(send, 200, {"pid": os.getpid()})
+    await asyncio.sleep(5)
+    logging.getLogger("plain").warning("what was for later is done")
+
+
+async def child(send):
+    """Tell by which signal a program of the application's ends that is told to."""
+    program = subprocess.Popen(["sleep", "20"])
+    program.terminate()
+    await answer(send, 200, {"signal": -program.wait()})
+
+
+SPECIAL = {"/events": events, "/forever": forever, "/later": later, "/child": child}
+
+
 async def http(scope, receive, send):
     if scope["path"] in ("/unread", "/heard"):
         answered = answer(send, 200, {"path": scope["path"]})
         await (hear_meanwhile(receive, answered) if scope["path"] == "/heard" else answered)
         return
-    if scope["path"] == "/events":
-        await events(send)
+    if scope["path"] in SPECIAL:
+        await SPECIAL[scope["path"]](send)
         return
     size = 0
     while True:

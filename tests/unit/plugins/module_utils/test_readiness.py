@@ -20,6 +20,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import (
     Target,
     ask_many,
     peer_inode,
+    probe,
     socket_owner,
 )
 
@@ -111,6 +112,26 @@ def test_simultaneous_questions_reach_all_workers(serve: Serve, path: str) -> No
     answers = ask_many(9, lambda: ask(path, "/slow", "localhost", 5, pids))
     assert len(answers) == 9
     assert {answer.pid for answer in answers} == set(workers)
+
+
+def test_a_thread_that_cannot_be_had_is_an_answer(serve: Serve, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads count among the service's tasks (TasksMax=), and the application has some too."""
+    pids = serve(ready=OK)
+
+    def start(_thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert ask(path, "/ready", "localhost", 2, pids) == Answer(error="RuntimeError: can't start new thread")
+        assert ask_many(5, Answer) == [Answer(error="RuntimeError: can't start new thread")]
+
+
+def test_very_many_workers_are_found_in_rounds(serve: Serve, path: str) -> None:
+    pids = serve(ready=OK)
+    answers = probe(Target(path, path="/ready"), Progress(workers=500), 2, pids)
+    assert len(answers) == 1 + 64
+    assert {answer.status for answer in answers} == {200}
 
 
 def test_many_questions_are_asked_at_once() -> None:

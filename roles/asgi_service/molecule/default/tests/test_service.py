@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,12 @@ def test_gunicorn_s_figures_reach_statsd(host: Host) -> None:
     durations = [float(found[1]) for line in told if (found := re.match(r"plain\.gunicorn\.request\.duration:([0-9.]+)\|ms", line))]
     assert durations
     assert max(durations) < 10_000
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_programs_of_the_application_can_be_ended(host: Host, app: str) -> None:
+    """What a server does with its own signals is not for what the application starts."""
+    assert get(host, app, "/child") == {"signal": signal.SIGTERM}
 
 
 @pytest.mark.parametrize("app", APPS)
