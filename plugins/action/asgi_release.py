@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -370,6 +370,19 @@ def release_id(version: str, total: str) -> str:
     return f"{version}-{total[:12]}" if re.match(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}\Z", version) else total[:12]
 
 
+def at_one_commit(source: str, task_vars: Mapping[str, Any]) -> str:
+    """Return a source with the commit that a host of this play has found already, whatever was pushed to its branch since.
+
+    The role keeps what each host finds, by the source; the first host that has found it decides for all.
+    """
+    if source.startswith("git+"):
+        for host in task_vars.get("ansible_play_hosts_all", []):
+            found = task_vars["hostvars"][host].get("__asgi_release_commits", {})
+            if source in found:
+                return str(found[source])
+    return source
+
+
 def _check_app(source: str, names: list[str], import_path: str, packages: dict[str, str] | None) -> None:
     """Raise SourceError if the application cannot be where `import_path` says.
 
@@ -414,6 +427,7 @@ class ActionModule(ActionBase):
                     "directory on the controller. Write an absolute path, or one from the inventory's directory, as in "
                     "'{{ inventory_dir }}/../shop'."
                 )
+        source = at_one_commit(source, task_vars or {})
         key = str(arguments.get("git_key") or "")
         options = Options(
             checksum=str(arguments.get("checksum") or ""),
@@ -427,6 +441,8 @@ class ActionModule(ActionBase):
                     plan, source = Plan(origin, arguments, self._loader), origin.pinned or source
                 # Out of the module's answer secrets are blotted out, and a part of these might look like one.
                 known = {"id": plan.id, "path": os.path.join(plan.text("releases"), plan.id)}
+                if origin.pinned:
+                    known["pinned"] = origin.pinned
                 if boolean(arguments.pop("inspect", False), strict=False):
                     return result | {"changed": False} | known
                 told = {**arguments, "id": plan.id, "recipe": plan.recipe}

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -115,6 +116,8 @@ def _checked_out(address: str, options: Options) -> Iterator[Origin]:
         known.flush()
         git = _Git(directory, options, known.name)
         git("init", "--quiet")
+        # Submodules may have addresses that are relative to it.
+        git("config", "remote.origin.url", url)
         commit, wanted = git.resolve(url, ref)
         if not git.has(commit):
             try:
@@ -226,6 +229,11 @@ def _file(path: str) -> Iterator[Origin]:
 def _extract(path: str, directory: str) -> None:
     """Unpack an archive. Nothing in it can be written outside of the directory."""
     if not zipfile.is_zipfile(path):
+        if not hasattr(tarfile, "data_filter"):
+            raise SourceError(
+                f"asgi_release_source (asgi_source) is {path}, and the controller's Python {sys.version.split()[0]} cannot unpack it "
+                "safely. Run Ansible with Python 3.11.4 or later, or unpack it and name the directory."
+            )
         with tarfile.open(path) as archive:
             archive.extractall(directory, filter="data")
         return

@@ -55,6 +55,13 @@ def missing_requirements(text: str, installed: Mapping[str, str]) -> str:
     return "\n".join(kept) + "\n" if kept else ""
 
 
+def contradicts(complaints: str, requirements: str) -> bool:
+    """Return whether `uv pip check` complains of a package of this requirements file, or of something that is not a package at all."""
+    server = {normalise(name) for name in re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", requirements, re.MULTILINE)}
+    found = re.findall(r"^The package `([A-Za-z0-9._-]+)[^`]*` (?:requires `([A-Za-z0-9._-]+))?", complaints, re.MULTILINE)
+    return not found or any(normalise(name) in server for names in found for name in names)
+
+
 def too_old(packages: Mapping[str, str]) -> list[str]:
     """Return a sentence for each server among `packages` that a release must not bring."""
     found = []

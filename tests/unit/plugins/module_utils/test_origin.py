@@ -107,6 +107,17 @@ def test_submodules_are_part_of_it_when_they_are_asked_for(git: Git, tmp_path: P
             assert Path(origin.directory, "vendor/app.py").exists() is wanted
 
 
+def test_a_submodule_may_be_beside_its_repository(git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("COUNT", "1"), ("KEY_0", "protocol.file.allow"), ("VALUE_0", "always")):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    subprocess.run(["git", "clone", "--quiet", tmp_path / "repository", tmp_path / "other"], check=True)
+    git("submodule", "--quiet", "add", str(tmp_path / "other"), "vendor")
+    git("config", "--file", ".gitmodules", "submodule.vendor.url", "../other")
+    git("commit", "-qam", "with a submodule")
+    with opened(url(tmp_path, "main"), Options(git_submodules=True)) as origin:
+        assert Path(origin.directory, "vendor/app.py").exists()
+
+
 @pytest.mark.usefixtures("git")
 def test_the_key_and_the_server_s_key_reach_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "ssh.log"
@@ -130,6 +141,14 @@ def test_a_name_that_is_a_branch_and_a_tag_is_not_guessed(git: Git, tmp_path: Pa
     git("branch", "v1")
     with pytest.raises(SourceError, match=r"@refs/heads/v1 or @refs/tags/v1"):
         content(url(tmp_path, "v1"))
+
+
+def test_an_archive_needs_a_python_that_unpacks_it_safely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python before 3.11.4 does not (PEP 706)."""
+    path = archive(tmp_path / "shop.tar.gz", {"shop/app.py": ""}, "tar")
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(SourceError, match=r"3\.11\.4 or later, or unpack it"), opened(str(path), Options()):
+        pass
 
 
 def archive(path: Path, files: dict[str, str], kind: str) -> Path:

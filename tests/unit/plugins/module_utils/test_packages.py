@@ -8,6 +8,7 @@ import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     changes,
+    contradicts,
     installed_packages,
     missing_requirements,
     normalise,
@@ -74,6 +75,24 @@ def test_servers_that_are_too_old_are_named_with_the_reason(packages: dict[str, 
     found = " ".join(too_old(packages))
     assert said in found
     assert bool(said) is bool(found)
+
+
+@pytest.mark.parametrize(
+    ("complaints", "meant"),
+    [
+        ("The package `alpha` requires `beta<2`, but `2.1` is installed", False),
+        ("The package `alpha[x]` requires `beta[y]>=1`, but it's not installed", False),
+        ("The package `alpha` requires `H11<0.15`, but `0.16` is installed", True),
+        (
+            "The package `alpha` requires `beta`, but\nThe package `uvicorn` requires `beta`, but",
+            True,
+        ),
+        ("error: no such environment", True),
+    ],
+)
+def test_a_complaint_is_of_the_server_or_not(complaints: str, meant: bool) -> None:
+    server = "# from h11\nuvicorn==0.54.0 \\\n    --hash=sha256:aa\nh11==0.16.0\n"
+    assert contradicts(f"'uv pip check' failed in /x: Checked 3 packages\n{complaints}", server) is meant
 
 
 def test_what_changes_is_what_comes_what_goes_and_what_differs() -> None:
