@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from testinfra.host import Host
-from websockets.sync.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 
 
 def name_of(host: Host) -> str:
@@ -51,13 +51,13 @@ class Client:
         with httpx.Client(verify=self.context, trust_env=False, timeout=20) as client:
             return client.request(method, url, headers=headers, extensions={"sni_hostname": self.domain}, **request)
 
-    @contextmanager
-    def websocket(self, path: str) -> Iterator[ClientConnection]:
-        with (
-            self.tcp() as tcp,
-            connect(f"wss://{self.domain}{path}", sock=tcp, ssl=self.context, proxy=None) as websocket,
-        ):
-            yield websocket
+    def websocket(self, path: str) -> connect:
+        """Return a context of asyncio's.
+
+        The library's client with threads reads and writes one TLS connection at the same time, which OpenSSL does not allow: of a hundred
+        handshakes one was never answered, or never sent.
+        """
+        return connect(f"wss://{self.domain}{path}", host=self.address, port=443, ssl=self.context, server_hostname=self.domain, proxy=None)
 
     def own_address(self) -> str:
         """This controller's address as the host sees it."""

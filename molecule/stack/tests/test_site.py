@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -92,12 +93,15 @@ def test_a_client_cannot_forge_its_address(client: Client) -> None:
 
 
 def test_websockets(client: Client) -> None:
-    with client.websocket("/ws") as websocket:
-        assert "version" in json.loads(websocket.recv(timeout=10))
-        websocket.send("text")
-        assert websocket.recv(timeout=10) == "text"
-        websocket.send(b"\x00\xff")
-        assert websocket.recv(timeout=10) == b"\x00\xff"
+    async def talk() -> None:
+        async with asyncio.timeout(20), client.websocket("/ws") as websocket:
+            assert "version" in json.loads(await websocket.recv())
+            await websocket.send("text")
+            assert await websocket.recv() == "text"
+            await websocket.send(b"\x00\xff")
+            assert await websocket.recv() == b"\x00\xff"
+
+    asyncio.run(talk())
 
 
 def metric(client: Client, name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import ssl
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from testinfra.host import Host
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
 
 if TYPE_CHECKING:
     from .conftest import Client
@@ -441,12 +442,18 @@ def test_what_went_well_is_left_out_of_the_log(host: Host, client: Client) -> No
 
 
 def test_websocket(client: Client) -> None:
-    with connect(f"wss://{SHOP}/websocket", sock=client.tcp(443), ssl=client.context, server_hostname=SHOP) as secure:
-        assert secure.response is not None
-        assert secure.response.status_code == 101
-        assert secure.recv(timeout=5) == "hello"
-    with connect("ws://plain.example:8080/websocket", sock=client.tcp(8080)) as plain:
-        assert plain.recv(timeout=5) == "hello"
+    async def listen() -> None:
+        async with (
+            asyncio.timeout(20),
+            connect(f"wss://{SHOP}/websocket", sock=client.tcp(443), ssl=client.context, server_hostname=SHOP, proxy=None) as secure,
+            connect("ws://plain.example:8080/websocket", sock=client.tcp(8080), proxy=None) as plain,
+        ):
+            assert secure.response is not None
+            assert secure.response.status_code == 101
+            assert await secure.recv() == "hello"
+            assert await plain.recv() == "hello"
+
+    asyncio.run(listen())
 
 
 def test_no_other_upgrade(client: Client) -> None:
