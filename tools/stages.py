@@ -50,12 +50,12 @@ class Check:
     run: Callable[[], Count]
     # It measures time, so nothing else is to run beside it.
     alone: bool = False
-    # It computes all the time, so one other is enough beside it, and no second one of its kind.
+    # It computes all the time, so no second one of its kind is to run beside it.
     busy: bool = False
 
 
-# They wait for packages, boots and deadlines more than they compute.
-CHECKS_AT_ONCE = 3
+# They wait for packages, boots and deadlines as much as they compute.
+CHECKS_AT_ONCE = 2
 
 
 class Output(threading.local):
