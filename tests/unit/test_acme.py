@@ -469,3 +469,124 @@ def test_a_run_of_the_role_warns_as_long_as_the_old_one_serves(
         acme.obtain(config(names=["shop.example", "new.example"]))
     monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=1))
     assert acme.obtain(config()) == {"changed": False, "warning": ""}
+
+
+class Services:
+    """systemd, with units that can be stopped, and some that cannot be reloaded."""
+
+    def __init__(self, stopped: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> None:
+        self.stopped = stopped
+        self.broken = broken
+        self.reloaded: list[str] = []
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        service = command[-1]
+        if command[1] == "is-active":
+            return subprocess.CompletedProcess(command, 3 if service in self.stopped else 0, "", "")
+        return subprocess.CompletedProcess(command, 0 if self.reload(service) else 1, "", "it does not listen")
+
+    def reload(self, service: str) -> bool:
+        self.reloaded.append(service)
+        return service not in self.broken
+
+
+@pytest.fixture
+def services(acme: Any, monkeypatch: pytest.MonkeyPatch) -> Services:
+    found = Services()
+
+    def reload_nginx() -> None:
+        if not found.reload("nginx"):
+            raise acme.AcmeError("nginx refuses its configuration")
+
+    monkeypatch.setattr(acme, "run", found.run)
+    monkeypatch.setattr(acme, "reload_nginx", reload_nginx)
+    return found
+
+
+ALL = ["nginx", "shop-tls", "mail", "old"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ((), []),
+        (("nginx",), ["nginx refuses its configuration"]),
+        (("nginx", "shop-tls"), ["nginx refuses its configuration", "shop-tls could not be reloaded: it does not listen"]),
+    ],
+)
+def test_one_that_cannot_be_reloaded_keeps_no_other_from_it(
+    acme: Any, config: Any, services: Services, broken: tuple[str, ...], said: list[str]
+) -> None:
+    services.broken, services.stopped = broken, ("old",)
+    assert acme.reload_services(config(services=ALL)) == said
+    assert services.reloaded == ["nginx", "shop-tls", "mail"]
+
+
+def test_one_that_takes_too_long_to_reload_keeps_no_other_from_it(
+    acme: Any, config: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        if command[1:] == ("reload", "--", "shop-tls"):
+            raise acme.AcmeError("systemctl took longer than 600 seconds and was ended")
+        return services.run(*command)
+
+    monkeypatch.setattr(acme, "run", run)
+    assert acme.reload_services(config(services=ALL)) == ["systemctl took longer than 600 seconds and was ended"]
+    assert services.reloaded == ["nginx", "mail", "old"]
+
+
+def test_services_are_reloaded_until_all_of_them_have_been(
+    acme: Any, config: Any, folder: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder(days=90).parent
+    given = config(services=["nginx", "shop-tls"])
+    day, down = 70, False
+    issued: list[int] = []
+
+    def issue(_config: Any, _names: list[str]) -> None:
+        if down:
+            raise acme.AcmeError("the authority is down")
+        issued.append(day)
+
+    def renewed() -> tuple[str, list[str]]:
+        services.reloaded.clear()
+        return acme.renew(given), services.reloaded
+
+    monkeypatch.setattr(acme, "issue", issue)
+    monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=day))
+    both = ["nginx", "shop-tls"]
+    services.broken = ("nginx",)
+    assert renewed() == ("shop: nginx refuses its configuration", both)
+    # The new one is not due, but nginx has not read it.
+    day = 1
+    assert renewed() == ("shop: nginx refuses its configuration", both)
+    # Also where there is no way to the next one.
+    day, down = 70, True
+    assert renewed() == ("shop: the authority is down\nshop: nginx refuses its configuration", both)
+    services.broken = ()
+    assert renewed() == ("shop: the authority is down", both)
+    # Once all of them have been reloaded, they are left alone.
+    day = 1
+    assert renewed() == ("", [])
+    assert issued == [70]
+    assert sorted(path.name for path in place.iterdir()) == ["1", "live"]
+
+
+def test_the_next_pair_is_told_once(acme: Any, config: Any, folder: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(days=90)
+    monkeypatch.setattr(acme, "issue", lambda _config, _names: None)
+    monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=70))
+    services.broken = ("nginx",)
+    for _run in range(2):
+        assert acme.renew(config(services=["nginx"])) == "shop: nginx refuses its configuration"
+
+
+def test_what_waits_for_a_reload_is_remembered_beside_the_next_pair(
+    acme: Any, config: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder().parent
+    config().reload_due.touch()
+    (place / "2").mkdir()
+    monkeypatch.setattr(acme, "nginx_refuses", lambda: "")
+    acme.put_into_service(config(), place / "2")
+    assert config().reload_due.exists()

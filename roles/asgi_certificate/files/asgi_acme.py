@@ -79,6 +79,11 @@ class Config:
         return ROOT / self.name
 
     @property
+    def reload_due(self) -> Path:
+        """Is there from a renewal on until everything that uses the certificate has been reloaded."""
+        return self.place / "reload-due"
+
+    @property
     def account(self) -> Path:
         """Where certbot keeps the account: one for each server, for all names."""
         return ACME / "accounts" / re.sub(r"[^A-Za-z0-9.]+", "-", self.directory.removeprefix("https://"))
@@ -479,14 +484,34 @@ def reload_nginx() -> None:
     raise AcmeError(f"nginx did not take its configuration when it was reloaded; see its error log. {done.stderr.strip()}")
 
 
-def reload_services(config: Config) -> None:
+def reload_service(service: str) -> None:
+    if run("systemctl", "is-active", "--quiet", "--", service).returncode != 0:
+        return
+    if service in ("nginx", "nginx.service"):
+        reload_nginx()
+    elif (done := run("systemctl", "reload", "--", service)).returncode != 0:
+        raise AcmeError(f"{service} could not be reloaded: {done.stderr.strip()}")
+
+
+def reload_services(config: Config) -> list[str]:
+    """Reload all that are running, also if one of them cannot be; returns what went wrong."""
+    wrong = []
     for service in config.services:
-        if run("systemctl", "is-active", "--quiet", "--", service).returncode != 0:
-            continue
-        if service in ("nginx", "nginx.service"):
-            reload_nginx()
-        elif (done := run("systemctl", "reload", "--", service)).returncode != 0:
-            raise AcmeError(f"{service} could not be reloaded: {done.stderr.strip()}")
+        try:
+            reload_service(service)
+        except AcmeError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def bring_to_services(config: Config) -> list[str]:
+    """Reload what uses a renewed certificate; returns what went wrong. The next runs try again until nothing does."""
+    # First, so that a run that is killed is remembered too.
+    config.reload_due.touch()
+    wrong = reload_services(config)
+    if not wrong:
+        config.reload_due.unlink()
+    return wrong
 
 
 # Commands
@@ -527,28 +552,36 @@ def obtain(config: Config) -> dict[str, Any]:
     return {"changed": True, "warning": ""}
 
 
+def replace(config: Config, pair: Pair | None, due: bool) -> tuple[bool, list[str]]:
+    """Get another pair, for fewer names if there is no other way; returns whether there is one now, and what went wrong."""
+    try:
+        issue(config, config.names)
+        return True, []
+    except AcmeError as error:
+        wrong = [str(error)]
+    kept = [name for name in config.names if pair is not None and name in pair.names]
+    if not due or not kept or len(kept) == len(config.names):
+        return False, wrong
+    # A name that cannot be had must not take those with it that have been served up to now.
+    say(f"{config.name}: renewing for {', '.join(kept)} alone")
+    try:
+        issue(config, kept)
+    except AcmeError as error:
+        return False, [*wrong, str(error)]
+    return True, wrong
+
+
 def renew(config: Config) -> str:
     """Get what is needed and reload what uses it; returns what went wrong."""
+    # What is live is not due any more, and still nobody may serve it: a service could not be reloaded when it came. Before anything
+    # else, since getting the next one may fail.
+    wrong = bring_to_services(config) if config.reload_due.exists() else []
     pair = read_pair(config.place / "live")
     due = pair is not None and pair.due(config.renew_before, now())
-    if not reason_for(config, pair, now()) and not due:
-        return ""
-    wrong = ""
-    try:
-        try:
-            issue(config, config.names)
-        except AcmeError as error:
-            wrong = f"{config.name}: {error}"
-            kept = [name for name in config.names if pair is not None and name in pair.names]
-            if not due or not kept or len(kept) == len(config.names):
-                return wrong
-            # A name that cannot be had must not take those with it that have been served up to now.
-            say(f"{config.name}: renewing for {', '.join(kept)} alone")
-            issue(config, kept)
-        reload_services(config)
-    except AcmeError as error:
-        return f"{wrong}\n{config.name}: {error}".strip()
-    return wrong
+    if reason_for(config, pair, now()) or due:
+        there_is, said = replace(config, pair, due)
+        wrong = said + (bring_to_services(config) if there_is else wrong)
+    return "\n".join(f"{config.name}: {text}" for text in wrong)
 
 
 def main(arguments: list[str]) -> int:
