@@ -383,9 +383,9 @@ def test_locations(render: Render) -> None:
     assert directives(upload, "proxy_request_buffering") == ["off"]
     assert (directives(upload, "client_max_body_size"), directives(upload, "proxy_send_timeout")) == (["1g"], ["9"])
     login = block(site, "location = /login")
-    assert directives(login, "limit_req") == ["zone=asgi_req_shop_3 burst=3 nodelay"]
-    assert directives(login, "limit_conn") == ["asgi_con_shop_3 2"]
-    assert "$binary_remote_addr zone=asgi_req_shop_3:10m rate=5r/m" in directives(site, "limit_req_zone")
+    assert directives(login, "limit_req") == ["zone=asgi_shop.req.3 burst=3 nodelay"]
+    assert directives(login, "limit_conn") == ["asgi_shop.con.3 2"]
+    assert "$binary_remote_addr zone=asgi_shop.req.3:10m rate=5r/m" in directives(site, "limit_req_zone")
     admin = block(site, "location ^~ /admin")
     assert directives(admin, "allow") == ["10.0.0.0/8", "::1"]
     assert (directives(admin, "deny"), directives(admin, "satisfy")) == (["all"], ["any"])
@@ -413,11 +413,25 @@ def test_an_exact_location_takes_nothing_from_the_others(render: Render) -> None
 
 def test_limits_of_the_site(render: Render) -> None:
     site = render(asgi_app="my-shop", asgi_nginx_rate="50r/s", asgi_nginx_burst=100, asgi_nginx_connections=20)
-    assert directives(site, "limit_req_zone") == ["$binary_remote_addr zone=asgi_req_my_shop:10m rate=50r/s"]
-    assert directives(site, "limit_req") == ["zone=asgi_req_my_shop burst=100 nodelay"]
-    assert directives(site, "limit_conn") == ["asgi_con_my_shop 20"]
+    assert directives(site, "limit_req_zone") == ["$binary_remote_addr zone=asgi_my_shop.req:10m rate=50r/s"]
+    assert directives(site, "limit_req") == ["zone=asgi_my_shop.req burst=100 nodelay"]
+    assert directives(site, "limit_conn") == ["asgi_my_shop.con 20"]
     assert directives(site, "limit_req_status") == ["429"]
     assert not directives(render(), "limit_(?:req|conn)(?:_zone)?")
+
+
+def shared_memory(site: str) -> set[str]:
+    """The zones of a site by name, which nginx has one list of, for limits and sessions of TLS alike."""
+    return set(re.findall(r"(?:zone=|shared:)([^: ]+):", site))
+
+
+@pytest.mark.parametrize("neighbour", ["shop-1", "shop-con-1", "req-shop", "con-shop-1"])
+def test_neighbours_share_no_memory(render: Render, neighbour: str) -> None:
+    limits = {"rate": "5r/s", "connections": 5}
+    variables = {"asgi_nginx_rate": "50r/s", "asgi_nginx_connections": 20, "asgi_nginx_locations": [{"path": "/login", **limits}]}
+    mine, theirs = (shared_memory(render(asgi_app=app, **variables)) for app in ("shop", neighbour))
+    assert len(mine) == len(theirs) == 5
+    assert not mine & theirs
 
 
 def test_single_page_application(render: Render) -> None:
