@@ -19,14 +19,14 @@ Render = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def render() -> Render:
-    """Render the site as the role would on a host that was probed like this, with `variables` on top of its own."""
+def evaluate() -> Render:
+    """Evaluate a template as the role would on a host that was probed like this, with `variables` on top of its own."""
     loader = DataLoader()
     own: dict[str, Any] = {}
     for name in ("defaults/main.yml", "vars/main.yml"):
         own |= loader.load_from_file(str(ROLE / name), trusted_as_template=True)
 
-    def run(template: str = "site.conf.j2", nginx: str = "1.26.3", debian: str = "13", ipv6: str = "yes", **variables: Any) -> str:
+    def run(template: str, nginx: str = "1.26.3", debian: str = "13", ipv6: str = "yes", **variables: Any) -> str:
         version = nginx and f"nginx version: nginx/{nginx} built with OpenSSL {variables.pop('openssl', '3.0.17 1 Jul 2025')}"
         if nginx >= "1.26":
             version += " configure arguments: --with-http_v2_module --with-http_v3_module"
@@ -34,8 +34,17 @@ def render() -> Render:
         probe += [f"{name}={variables.pop(name, '')}" for name in ("brotli", "quic")]
         given = {"asgi_app": "shop", "asgi_domain": "shop.example", "ansible_search_path": [str(ROLE)], **variables}
         merged = own | {"__asgi_nginx_probe": {"stdout_lines": probe}, "__asgi_nginx_probe_again": {}} | given
-        expression = f"{{{{ lookup('ansible.builtin.template', '{template}') }}}}"
-        return str(Templar(loader=loader, variables=merged).template(trust_as_template(expression)))
+        return str(Templar(loader=loader, variables=merged).template(trust_as_template(template)))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def render(evaluate: Render) -> Render:
+    """Render the site, or another of the role's files."""
+
+    def run(file: str = "site.conf.j2", **given: Any) -> str:
+        return evaluate(f"{{{{ lookup('ansible.builtin.template', '{file}') }}}}", **given)
 
     return run
 
@@ -496,6 +505,32 @@ def test_brotli_only_where_it_is_loaded_and_wanted(render: Render) -> None:
     assert "brotli" not in render()
     assert "brotli" not in render(brotli="brotli-filter ", asgi_nginx_brotli=False)
     assert "brotli" not in render(brotli="brotli-filter ", asgi_nginx_gzip=False)
+
+
+SYSTEMCTL = """#!/bin/sh
+# nginx is stopped, or not there any more.
+echo "$1" >>{calls}
+case $1 in
+  is-active) exit 3 ;;
+  show) echo 0 ;;
+  *) echo 'nginx.service is not active, cannot reload.' >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("state", "code", "asked"), [("absent", 0, {"is-active"}), ("present", 1, {"show", "reload"})])
+def test_reload_of_an_nginx_that_does_not_run(evaluate: Render, tmp_path: Path, state: str, code: int, asked: set[str]) -> None:
+    """Nobody serves a site that was removed; one that is to be served has had nginx started for it."""
+    (handler,) = DataLoader().load_from_file(str(ROLE / "handlers/main.yml"))
+    script = evaluate(handler["ansible.builtin.shell"]["cmd"], asgi_nginx_state=state, _asgi_nginx_stamp=str(tmp_path / "stamp"))
+    (tmp_path / "systemctl").write_text(SYSTEMCTL.format(calls=tmp_path / "calls"), encoding="ascii")
+    (tmp_path / "systemctl").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert set((tmp_path / "calls").read_text(encoding="ascii").split()) == asked
+    assert not (tmp_path / "stamp").exists()
 
 
 def test_error_pages(render: Render) -> None:

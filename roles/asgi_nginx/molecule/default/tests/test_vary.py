@@ -48,7 +48,14 @@ STEPS: dict[str, dict[str, Any]] = {
     },
     "brotli": {},
     "removed": {"asgi_nginx_state": "absent"},
+    "removed while nginx is stopped": {"asgi_nginx_state": "absent"},
 }
+# What happens on each host before a step, and after it.
+BEFORE = {
+    "brotli": "apt-get install -qq --yes libnginx-mod-http-brotli-filter libnginx-mod-http-brotli-static",
+    "removed while nginx is stopped": "touch /etc/nginx/conf.d/asgi-shop.conf && systemctl stop nginx",
+}
+AFTER = {"removed while nginx is stopped": "systemctl start nginx"}
 
 
 @dataclass
@@ -151,11 +158,11 @@ def outcomes(apply_roles: ApplyRoles, client_of: ClientOf, tmp_path_factory: pyt
         client_of(host).trust(host)
     folder = tmp_path_factory.mktemp("certificates")
     for step, variables in STEPS.items():
-        if step == "brotli":
-            for host in hosts:
-                host.check_output("apt-get install -qq --yes libnginx-mod-http-brotli-filter libnginx-mod-http-brotli-static")
+        for host in hosts:
+            host.check_output(BEFORE.get(step, "true"))
         run = apply_roles(["asgi_nginx"], site | variables)
         for host in hosts:
+            host.check_output(AFTER.get(step, "true"))
             found[host.backend.get_hostname()][step] = look(host, client_of(host), run, folder)
     return found
 
@@ -226,6 +233,13 @@ def test_brotli_once_it_is_installed(outcome: dict[str, Outcome]) -> None:
 
 def test_removed_site_is_gone(outcome: dict[str, Outcome]) -> None:
     step = outcome["removed"]
+    assert step.code == 0, step.said
+    assert step.answer is None
+    assert "asgi-shop" not in step.files
+
+
+def test_site_is_removed_while_nginx_is_stopped(outcome: dict[str, Outcome]) -> None:
+    step = outcome["removed while nginx is stopped"]
     assert step.code == 0, step.said
     assert step.answer is None
     assert "asgi-shop" not in step.files
