@@ -12,10 +12,13 @@ def run_as(host: Host, user: str, command: str) -> tuple[int, str]:
     return done.rc, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("user", "group"), [("shop", "shop"), ("bookkeeper", "books")])
-def test_account(host: Host, user: str, group: str) -> None:
+@pytest.mark.parametrize(
+    ("user", "group", "place"),
+    [("shop", "shop", "/nonexistent"), ("bookkeeper", "books", "/home/bookkeeper"), ("miller", "millers", "/home/miller")],
+)
+def test_account(host: Host, user: str, group: str, place: str) -> None:
     name, _password, _uid, _gid, _comment, home, shell = host.check_output(f"getent passwd {user}").split(":")
-    assert (name, home, shell) == (user, "/nonexistent", "/usr/sbin/nologin")
+    assert (name, home, shell) == (user, place, "/usr/sbin/nologin")
     assert not host.file("/nonexistent").exists
     assert host.check_output(f"id -gn {user}") == group
     # The shadow file's password field: locked, whether or not there ever was one.
@@ -35,7 +38,14 @@ def test_numbers_and_groups_that_were_asked_for(host: Host) -> None:
     assert sorted(user.groups) == ["books", "users"]
 
 
-@pytest.mark.parametrize("user", ["shop", "bookkeeper"])
+def test_account_is_adopted_while_its_older_setup_runs(host: Host) -> None:
+    assert sorted(host.user("miller").groups) == ["millers", "users"]
+    process = host.check_output("systemctl show --property MainPID --value old-mill")
+    # It has run all the time, and still does.
+    assert host.check_output(f"stat --format %U /proc/{process}") == "miller"
+
+
+@pytest.mark.parametrize("user", ["shop", "bookkeeper", "miller"])
 def test_nobody_logs_in(host: Host, user: str) -> None:
     # root needs no password: only the shell can refuse it.
     login = host.run(f"su - {user} -c 'echo inside'")
@@ -44,7 +54,7 @@ def test_nobody_logs_in(host: Host, user: str) -> None:
     assert "not available" in login.stdout + login.stderr
 
 
-@pytest.mark.parametrize(("app", "group"), [("shop", "shop"), ("ledger", "books"), ("library", "librarian")])
+@pytest.mark.parametrize(("app", "group"), [("shop", "shop"), ("ledger", "books"), ("mill", "millers"), ("library", "librarian")])
 def test_tree(host: Host, app: str, group: str) -> None:
     directories = [f"/opt/{app}{below}" for below in ["", "/releases", "/slots", "/slots/blue", "/slots/green"]]
     found = host.check_output(f"stat --format '%n %F %U:%G %a' {' '.join(directories)} /etc/{app}").splitlines()

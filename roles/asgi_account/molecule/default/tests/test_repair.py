@@ -16,7 +16,7 @@ def _repaired(apply_role: Callable[..., None]) -> None:
 
 
 def test_whole_again(host: Host) -> None:
-    assert host.user("shop").group == "shop"
+    assert (host.user("shop").group, host.user("shop").home) == ("shop", "/nonexistent")
     assert host.file("/opt/shop").mode == 0o755
     assert host.file("/opt/shop/slots/green").is_directory
     etc = host.file("/etc/shop")
