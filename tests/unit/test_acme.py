@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -20,12 +21,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/asgi_certificate/files/asgi_acme.py"
+ROLE = Path(__file__).resolve().parents[2] / "roles/asgi_certificate"
+PROGRAM = ROLE / "files/asgi_acme.py"
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DIRECTORY = "https://acme.example/directory"
 
@@ -206,6 +210,62 @@ def test_certbot_is_told(acme: Any, config: Any, tmp_path: Path) -> None:
     assert "eab-kid" not in command
 
 
+PROXY = "http://me:hunter2@proxy.example:3128"
+CERTBOT = """#!/bin/sh
+env >{told}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, {}),
+        ({"https_proxy": PROXY}, {"https_proxy": PROXY, "HTTPS_PROXY": PROXY}),
+        ({"ca_bundle": "/etc/ca.pem"}, {"REQUESTS_CA_BUNDLE": "/etc/ca.pem"}),
+    ],
+)
+def test_certbot_s_way_to_the_authority(
+    acme: Any, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], told: dict[str, str]
+) -> None:
+    (tmp_path / "certbot").write_text(CERTBOT.format(told=tmp_path / "told"), encoding="ascii")
+    (tmp_path / "certbot").chmod(0o755)
+    for name in ("https_proxy", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    acme.ask_certbot(config(**changes), ["shop.example"], tmp_path)
+    environment = dict(line.split("=", 1) for line in (tmp_path / "told").read_text(encoding="utf-8").splitlines())
+    assert {name: environment[name] for name in ("https_proxy", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE") if name in environment} == told
+
+
+def test_what_an_earlier_version_wrote_is_read(acme: Any, config: Any) -> None:
+    given = dataclasses.asdict(config())
+    assert given.pop("https_proxy") == ""
+    (acme.ACME / "shop.json").write_text(json.dumps(given), encoding="utf-8")
+    assert acme.load("shop") == config()
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxy"),
+    [
+        ({}, ""),
+        ({"asgi_uv_https_proxy": PROXY}, PROXY),
+        ({"asgi_uv_https_proxy": PROXY, "asgi_certificate_acme_https_proxy": ""}, ""),
+    ],
+)
+def test_what_the_role_writes_is_what_is_read(acme: Any, variables: dict[str, str], proxy: str) -> None:
+    loader = DataLoader()
+    own: dict[str, Any] = {"asgi_app": "shop", "asgi_domain": "shop.example"}
+    for name in ("defaults/main.yml", "vars/main.yml"):
+        own |= loader.load_from_file(str(ROLE / name), trusted_as_template=True)
+    templar = Templar(loader=loader, variables=own | variables)
+    ((file,), shown) = templar.template(trust_as_template("{{ [_asgi_certificate_acme_secrets, _asgi_certificate_acme_config] }}"))
+    assert file["path"] == "/etc/asgi-certificates/acme/shop.json"
+    written = acme.Config(**json.loads(file["content"]))
+    assert (written.name, written.names, written.https_proxy) == ("shop", ["shop.example"], proxy)
+    # What is given to `status` can be read in the list of processes.
+    assert acme.Config(**shown) == dataclasses.replace(written, https_proxy="")
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -373,6 +433,17 @@ def test_challenges_are_answered_where_nothing_listens(acme: Any, monkeypatch: p
                 urllib.request.urlopen(f"{base}/{path}")  # noqa: S310
     with acme.something_listens() as busy:
         assert not busy
+
+
+def test_names_are_tried_without_a_proxy(acme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the authority comes: it knows nothing of the host's proxy."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with acme.Listener(("", 0), acme.Challenges) as free:
+        monkeypatch.setattr(acme, "HTTP_PORT", free.server_port)
+    with acme.answering(["localhost"], True):
+        assert acme.unreachable(["localhost"]) == {}
 
 
 def test_names_that_lead_elsewhere_are_named(acme: Any, monkeypatch: pytest.MonkeyPatch) -> None:

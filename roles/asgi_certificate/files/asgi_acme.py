@@ -73,6 +73,8 @@ class Config:
     ca_bundle: str
     check: bool
     services: list[str]
+    # For certbot alone. What an earlier version of the role has written lacks it.
+    https_proxy: str = ""
 
     @property
     def place(self) -> Path:
@@ -367,6 +369,8 @@ def certbot_command(config: Config, folder: Path) -> list[str]:
 def ask_certbot(config: Config, names: list[str], folder: Path) -> None:
     """Fill the folder with a certificate. An account that is lost is put aside, and a new one is registered."""
     environment = {"REQUESTS_CA_BUNDLE": config.ca_bundle} if config.ca_bundle else {}
+    if config.https_proxy:
+        environment |= {"https_proxy": config.https_proxy, "HTTPS_PROXY": config.https_proxy}
     for attempt in (1, 2):
         config.account.mkdir(parents=True, exist_ok=True, mode=0o700)
         LOGS.mkdir(parents=True, exist_ok=True, mode=0o700)

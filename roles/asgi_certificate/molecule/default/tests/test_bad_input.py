@@ -135,6 +135,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         'asgi_certificate_acme_ca_bundle is "ca.pem"',
         "absolute path",
     ),
+    "acme, a proxy without a scheme": (
+        {**BY_ACME, "asgi_certificate_acme_https_proxy": "me:hunter2@proxy:3128"},
+        "asgi_certificate_acme_https_proxy is not an address",
+        "http:// or https://",
+    ),
     "acme, a unit with a line more": (
         {**BY_ACME, "asgi_certificate_acme_on_failure": "mail.service\nExecStart=/bin/sh"},
         "asgi_certificate_acme_on_failure is",
@@ -284,6 +289,7 @@ def test_accepted(outcome: dict[str, Any], case: str) -> None:
 def test_no_key_is_ever_shown(outcome: dict[str, Any]) -> None:
     for name in ("good-key.pem", "encrypted-key.pem", "expired-key.pem", "broken-key.pem"):
         assert (PKI / name).read_text().splitlines()[1] not in outcome["said"]
+    assert "hunter2" not in outcome["said"]
 
 
 def test_nothing_changed(outcome: dict[str, Any]) -> None:
