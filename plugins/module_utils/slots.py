@@ -255,8 +255,14 @@ def copy_file(source: str, target: str) -> bool:
     """Make `target` a copy of `source` with its owner and mode, atomically; return whether its content changed."""
     status = os.stat(source)
     if contents(source) == contents(target):
-        os.chown(target, status.st_uid, status.st_gid)
-        os.chmod(target, status.st_mode & 0o7777)
+        # Only where they differ: even a call that changes nothing sets the time by which asgi_reload tells what is newer than a server.
+        now = os.stat(target)
+        if (now.st_uid, now.st_gid) != (status.st_uid, status.st_gid):
+            os.chown(target, status.st_uid, status.st_gid)
+            # It may have taken away bits of the mode.
+            now = os.stat(target)
+        if now.st_mode != status.st_mode:
+            os.chmod(target, status.st_mode & 0o7777)
         return False
     temporary = f"{target}.new"
     try:

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     LockedError,
     append_history,
+    copy_file,
     failed_releases,
     locked,
     previous_release,
@@ -141,6 +143,25 @@ def test_a_directory_is_never_replaced_by_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         replace_link(str(tmp_path / "live"), "blue")
     assert (tmp_path / "live/kept").exists()
+
+
+# Copies
+
+
+def test_a_copy_that_is_one_already_is_not_touched(tmp_path: Path) -> None:
+    """The time of its last change tells asgi_reload whether the server was started with it."""
+    source, target = tmp_path / "next", tmp_path / "blue"
+    source.write_text("a")
+    assert copy_file(str(source), str(target)) is True
+    before = target.stat()
+    # The kernel's clock for files goes in steps of a few milliseconds.
+    time.sleep(0.05)
+    assert copy_file(str(source), str(target)) is False
+    assert target.stat().st_ctime_ns == before.st_ctime_ns
+    source.chmod(0o640)
+    assert copy_file(str(source), str(target)) is False
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert target.stat().st_ctime_ns > before.st_ctime_ns
 
 
 # The history
