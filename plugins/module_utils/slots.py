@@ -28,7 +28,7 @@ _TLS_UNIT = re.compile(r"tls\.service|tls-[0-9A-Fa-f.:]*[0-9]\.(socket|service)"
 # What the history calls the ways to make a release live.
 _MADE_LIVE = ("rollout", "restart", "rollback")
 # The options that make workers end: gunicorn's and hypercorn's, uvicorn's, granian's.
-_RECYCLING = re.compile(rb"^max_requests\b|--limit-max-requests\b|\"(limit_)?max_requests\"|\"workers_lifetime\"", re.MULTILINE)
+_RECYCLING = re.compile(rb"^max_requests\b|--limit-max-requests\b|\"(limit_)?max_requests\"|\"workers_(lifetime|max_rss)\"", re.MULTILINE)
 
 
 class LockedError(Exception):

@@ -60,7 +60,7 @@ options:
     description:
       - Seconds after the switch during which the old slot is kept warm and the new one is watched. Three bad answers of the ready
         check in a row, the end of its process, or that of a worker which was ready, flip back to the old slot and fail the task.
-      - Workers may end where the server is told to replace them after a number of requests.
+      - Workers may end where the server is told to replace them, after a number of requests or a time, or when they use too much memory.
       - The task takes that much longer.
     type: int
     default: 0

@@ -1115,8 +1115,16 @@ def test_a_release_that_fails_in_its_bake_time_is_taken_back(
     assert roll("A").run()["changed"] is False
 
 
-def test_in_the_bake_time_workers_may_end_that_are_told_to_after_some_requests(at_rest: Host, roll: Roll, clock: Clock) -> None:
-    (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("max_requests = 10\n")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gunicorn.conf.py", "max_requests = 10\n"),
+        ("granian.json", '{"workers_lifetime": 60}'),
+        ("granian.json", '{"workers_max_rss": 200}'),
+    ],
+)
+def test_in_the_bake_time_workers_may_end_that_are_told_to(at_rest: Host, roll: Roll, clock: Clock, name: str, content: str) -> None:
+    (Path(at_rest.layout.next) / name).write_text(content)
 
     def meanwhile() -> None:
         if at_rest.live == "green":
