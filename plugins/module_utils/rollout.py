@@ -55,6 +55,9 @@ from .units import Systemd, UnitError
 # systemd's default is 100.
 BOOT_WEIGHT = "20"
 
+# The states of a service that serves. It is the second one while somebody's `systemctl reload` runs.
+SERVES = ("active", "reloading")
+
 
 class RolloutError(Exception):
     """What runs was not replaced. `details` go into the result beside the message."""
@@ -225,17 +228,18 @@ class Rollout:
         strategy: str = self.params["strategy"]
         if not live:
             return Plan("rollout", SLOTS[0], "nothing is live yet")
-        active = self.state(live)["ActiveState"]
+        state = self.state(live)["ActiveState"]
+        serves = state in SERVES
         same_release = not self.release or os.path.realpath(self.layout.release_link(live)) == os.path.realpath(self.release)
         # The way back is one to another release; new settings are not brought in by it.
         changed = [] if self.params["rollback"] else changed_settings(self.layout, live)
         unproven = os.path.exists(self.layout.unproven(live))
         # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
-        deaf = active == "active" and not listens(self.layout.socket(live))
+        deaf = serves and not listens(self.layout.socket(live))
         if not same_release:
             reason = "another release"
-        elif active != "active":
-            reason = f"the live slot {live} is {active}"
+        elif not serves:
+            reason = f"the live slot {live} is {state}"
         elif deaf:
             reason = f"nobody listens on {self.layout.socket(live)}, which is slot {live}'s"
         elif unproven:
@@ -247,7 +251,7 @@ class Rollout:
         else:
             reason = ""
 
-        reloadable = same_release and active == "active" and not deaf and not unproven and all(map(is_server_config, changed))
+        reloadable = same_release and serves and not deaf and not unproven and all(map(is_server_config, changed))
         reloadable = reloadable and not self.other_workers(live, changed)
         if strategy == "reload":
             if not reloadable:
@@ -442,7 +446,7 @@ class Rollout:
         if not live:
             return "Nothing was live before, and nothing is now."
         state = self.systemd.show(self.layout.service_unit(live), "ActiveState").get("ActiveState")
-        if state != "active":
+        if state not in SERVES:
             # Which may be why it was to be replaced.
             return f"Slot {live} is live as before, but it does not serve: it is {state}."
         if not listens(self.layout.socket(live)):
@@ -561,7 +565,7 @@ class Rollout:
                 for answer in probe(self.target(slot), self.progress, min(5.0, max(0.5, remaining)), pids):
                     self.progress.note(answer)
                 # The unit asks for itself whether it is ready, a moment later.
-                if self.progress.complete and state["ActiveState"] == "active":
+                if self.progress.complete and state["ActiveState"] in SERVES:
                     return
             self.sleep(0.1)
 
@@ -596,7 +600,7 @@ class Rollout:
         self.flipped = False
         self.mark(other(old), True)
         with self.steps.step("flip back"):
-            if self.state(old)["ActiveState"] != "active":
+            if self.state(old)["ActiveState"] not in SERVES:
                 self.systemd.call("start", self.layout.socket_unit(old), self.layout.service_unit(old))
             self.enable(old, True)
             replace_link(self.layout.live, old)

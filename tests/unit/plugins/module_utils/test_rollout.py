@@ -531,6 +531,26 @@ def test_the_same_release_is_started_anew_where_that_is_needed(
     assert roll(release).run()["changed"] is False
 
 
+@pytest.mark.parametrize("strategy", ["auto", "rollout", "restart"])
+def test_a_slot_that_somebody_reloads_is_no_reason_to_replace_it(at_rest: Host, roll: Roll, strategy: str) -> None:
+    at_rest.state["shop@blue.service"]["ActiveState"] = "reloading"
+    assert roll("A", strategy=strategy).run()["way"] == "nothing"
+    assert at_rest.events == []
+
+
+def test_a_slot_that_somebody_reloads_can_be_reloaded_as_well(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
+    at_rest.state["shop@blue.service"]["ActiveState"] = "reloading"
+    assert roll("A", strategy="reload").run()["way"] == "reload"
+    assert len(reloads) == 1
+
+
+def test_a_slot_that_somebody_reloads_serves(at_rest: Host, roll: Roll) -> None:
+    at_rest.state["shop@blue.service"]["ActiveState"] = "reloading"
+    at_rest.status = 503
+    with pytest.raises(RolloutError, match=r"The live slot serves on as before\."):
+        roll("B", boot_timeout=1).run()
+
+
 def test_without_a_release_no_slot_gets_one(host: Host, roll: Roll) -> None:
     result = roll().run()
     assert (result["slot"], result["release"]) == ("blue", "")
@@ -1145,6 +1165,19 @@ def test_an_old_slot_that_ended_in_the_bake_time_is_started_before_it_is_live_ag
     clock.while_asleep = meanwhile
     with pytest.raises(RolloutError, match="Slot blue is live again"):
         roll("B", bake_time=30).run()
+    assert at_rest.serving() == "A"
+
+
+def test_an_old_slot_that_somebody_reloads_is_not_started_once_more(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    def meanwhile() -> None:
+        if at_rest.live == "green":
+            at_rest.state["shop@blue.service"]["ActiveState"] = "reloading"
+            gone(at_rest)
+
+    clock.while_asleep = meanwhile
+    with pytest.raises(RolloutError, match="Slot blue is live again"):
+        roll("B", bake_time=30).run()
+    assert "before start shop@blue.socket shop@blue.service" not in at_rest.events
     assert at_rest.serving() == "A"
 
 
