@@ -327,6 +327,14 @@ class Rollout:
             with self.steps.step("flip"):
                 replace_link(self.layout.live, slot)
         except (CommandError, RolloutError, UnitError, OSError) as error:
+            self.take_back(slot, before["slot"])
+            if read_link(self.layout.live) == slot:
+                # It has been ready and is started at boot. What clients are sent to is not stopped.
+                self.flipped = True
+                raise RolloutError(
+                    f"slot {slot} is live and serves, but that may not outlast a power failure, and it could not be taken back: {error}. "
+                    f"See to the disk of {self.layout.slots}, and run this again."
+                ) from None
             raise self.abandon(slot, error) from None
         self.flipped = True
         try:
@@ -342,6 +350,16 @@ class Rollout:
                 self.bake(slot, before["slot"])
         with self.steps.step("settle"):
             self.settle(slot)
+
+    def take_back(self, slot: str, old: str) -> None:
+        """Have the live link name `old` again if it names `slot`: the disk may fail when the link is renamed and not yet durable."""
+        if read_link(self.layout.live) != slot:
+            return
+        with contextlib.suppress(OSError):
+            if old:
+                replace_link(self.layout.live, old)
+            else:
+                os.unlink(self.layout.live)
 
     def run_commands(self, when: str, around: Surroundings) -> None:
         """Run the commands of one moment in order. Raises CommandError at the first that fails. The way back runs none."""

@@ -711,6 +711,62 @@ def test_a_disk_error_leaves_the_live_slot_alone(at_rest: Host, roll: Roll) -> N
     assert at_rest.history()[-1]["release"] == "B"
 
 
+@pytest.fixture
+def unsure_link(host: Host, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have the disk refuse to make it durable that the live link names a slot."""
+
+    def refuse(slot: str) -> None:
+        def sync(path: str) -> None:
+            if path == host.layout.slots and host.live == slot:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(slots_module, "sync_directory", sync)
+
+    return refuse
+
+
+def test_a_switch_that_may_not_last_is_taken_back_before_the_slot_is_stopped(
+    at_rest: Host, roll: Roll, unsure_link: Callable[[str], None]
+) -> None:
+    unsure_link("green")
+    with pytest.raises(RolloutError, match=r"Input/output error\. The live slot serves on as before"):
+        roll("B").run()
+    assert (at_rest.live, at_rest.serving()) == ("blue", "A")
+    order = [event for event in at_rest.events if event.startswith(("after rename to opt/shop/slots/live", "before stop shop@green"))]
+    assert [event.split()[1] for event in order] == ["rename", "rename", "stop"]
+    assert not at_rest.runs("green")
+    assert at_rest.history()[-1]["result"] != "ok"
+
+
+def test_a_first_switch_that_may_not_last_leaves_nothing_live(host: Host, roll: Roll, unsure_link: Callable[[str], None]) -> None:
+    unsure_link("blue")
+    with pytest.raises(RolloutError, match=r"Input/output error\. Nothing was live before"):
+        roll("A").run()
+    assert (host.live, host.runs("blue"), host.enabled) == ("", False, set())
+
+
+def test_a_slot_that_is_live_is_not_stopped_where_the_switch_cannot_be_taken_back(
+    at_rest: Host, roll: Roll, unsure_link: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.symlink
+
+    def symlink(target: str, path: str) -> None:
+        if at_rest.live == "green":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        real(target, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", symlink)
+        unsure_link("green")
+        with pytest.raises(RolloutError, match=r"slot green is live .*Input/output error"):
+            roll("B").run()
+    assert (at_rest.live, at_rest.serving()) == ("green", "B")
+    assert at_rest.starts_at_boot("green") == {"service", "socket"}
+    assert (at_rest.history()[-1]["release"], at_rest.history()[-1]["result"]) == ("B", "ok")
+    assert roll("B").run()["way"] == "settle"
+    settled(at_rest)
+
+
 @pytest.mark.parametrize("strategy", ["rollout", "restart"])
 def test_a_full_disk_is_told_by_its_path_and_nothing_is_left_there(
     at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch, strategy: str
