@@ -341,9 +341,10 @@ class Rollout:
             self.run_commands("after_activate", Surroundings.of_slot(self.layout, slot))
         except CommandError as error:
             if before["slot"]:
-                self.flip_back(before["slot"])
-                raise RolloutError(f"slot {slot} did not make it: {error}\nSlot {before['slot']} is live again.") from None
-            self.settle(slot)
+                raise RolloutError(f"slot {slot} did not make it: {error}\n{self.flip_back(before['slot'])}") from None
+            # What fails here is left to the next run; why there is to be one is more than that.
+            with contextlib.suppress(UnitError, OSError):
+                self.settle(slot)
             raise RolloutError(f"{error}\nSlot {slot} is live all the same, since nothing was live before it.") from None
         if before["slot"] and self.params["bake_time"]:
             with self.steps.step("bake"):
@@ -455,21 +456,34 @@ class Rollout:
         if isinstance(error, CommandError):
             # The slot was ready: what the command wrote is what tells the reason.
             return RolloutError(f"slot {slot} did not make it: {error}\n{kept}")
-        # Not all of them are sentences.
-        return RolloutError(self.explain(slot, f"{str(error).removesuffix('.')}. {kept}", journal), journal=journal)
+        return RolloutError(self.explain(slot, f"{sentence(error)} {kept}", journal), journal=journal)
 
     def kept(self) -> str:
         """Say what a rollout that failed has left live."""
         live = self.live_slot()
         if not live:
             return "Nothing was live before, and nothing is now."
-        state = self.systemd.show(self.layout.service_unit(live), "ActiveState").get("ActiveState")
+        # Which may be why it was to be replaced.
+        defect = self.defect(live)
+        return f"Slot {live} is live as before, but it does not serve: {defect}." if defect else "The live slot serves on as before."
+
+    def defect(self, slot: str) -> str:
+        """Return why a slot does not serve, '' if it does."""
+        state = self.state(slot)["ActiveState"]
         if state not in SERVES:
-            # Which may be why it was to be replaced.
-            return f"Slot {live} is live as before, but it does not serve: it is {state}."
-        if not listens(self.layout.socket(live)):
-            return f"Slot {live} is live as before, but it does not serve: nobody listens on {self.layout.socket(live)}."
-        return "The live slot serves on as before."
+            return f"it is {state}"
+        return "" if listens(self.layout.socket(slot)) else f"nobody listens on {self.layout.socket(slot)}"
+
+    def what_serves(self) -> str:
+        """Say what is live after a way back that failed. Never raises: there is something else to be told as well."""
+        try:
+            live = self.live_slot()
+            defect = self.defect(live) if live else ""
+        except (UnitError, OSError) as error:
+            return f"What serves now cannot be told: {sentence(error)}"
+        if not live:
+            return "Nothing is live."
+        return f"Slot {live} is live, but it does not serve: {defect}." if defect else f"Slot {live} is live and serves."
 
     def mark(self, slot: str, on: bool) -> None:
         """Note on disk that a slot is being given something that it has not been ready with, or that this is over."""
@@ -609,20 +623,31 @@ class Rollout:
                 if crashed(state):
                     what = f"its process ended{result_of(state)}"
                 journal = self.journal(slot)
-                self.flip_back(old)
-                raise RolloutError(self.explain(slot, f"in its bake time {what}. Slot {old} is live again.", journal), journal=journal)
+                message = self.explain(slot, f"in its bake time {what}. {self.flip_back(old)}", journal)
+                raise RolloutError(message, journal=journal)
             self.sleep(0.5)
 
-    def flip_back(self, old: str) -> None:
+    def flip_back(self, old: str) -> str:
+        """Make the old slot live again; returns what became of that, for the message that says why. Never raises for what fails in it."""
+        failed = ""
+        try:
+            self.mark(other(old), True)
+            with self.steps.step("flip back"):
+                if self.state(old)["ActiveState"] not in SERVES:
+                    self.systemd.call("start", self.layout.socket_unit(old), self.layout.service_unit(old))
+                self.enable(old, True)
+                replace_link(self.layout.live, old)
+                self.settle(old)
+        except (UnitError, OSError) as error:
+            failed = sentence(error)
+        if read_link(self.layout.live) != old:
+            # On record the new release is live, as it is: a way back is to lead away from it, and not to it.
+            return f"Slot {old} could not be made live again: {failed} {self.what_serves()}"
         self.action = "flip back"
         self.flipped = False
-        self.mark(other(old), True)
-        with self.steps.step("flip back"):
-            if self.state(old)["ActiveState"] not in SERVES:
-                self.systemd.call("start", self.layout.socket_unit(old), self.layout.service_unit(old))
-            self.enable(old, True)
-            replace_link(self.layout.live, old)
-            self.settle(old)
+        if failed:
+            return f"Slot {old} is live again, but what is left could not be put in order: {failed} The next run does that."
+        return f"Slot {old} is live again."
 
     def restart(self, slot: str) -> None:
         """Replace the process in the live slot. Its socket stays, so whoever connects in the meantime waits and is not refused."""
@@ -642,14 +667,18 @@ class Rollout:
                 self.run_commands("after_activate", Surroundings.of_slot(self.layout, slot))
             except (CommandError, RolloutError, UnitError, OSError) as error:
                 journal = self.journal(slot)
-                with self.steps.step("restart the old release"):
-                    self.point(slot, before)
-                    self.give_settings(kept, slot)
-                    self.restart_service(slot)
-                    self.close_tls(slot)
-                    self.mark(slot, False)
-                message = self.explain(slot, f"{error} The slot was started again on what it ran before.", journal)
-                raise RolloutError(message, journal=journal) from None
+                outcome = "The slot was started again on what it ran before."
+                try:
+                    with self.steps.step("restart the old release"):
+                        self.point(slot, before)
+                        self.give_settings(kept, slot)
+                        self.restart_service(slot)
+                        self.close_tls(slot)
+                        self.mark(slot, False)
+                except (UnitError, OSError) as failed:
+                    # It keeps its mark, so the next run knows what it ran before.
+                    outcome = f"It could not be started again on what it ran before: {sentence(failed)} {self.what_serves()}"
+                raise RolloutError(self.explain(slot, f"{sentence(error)} {outcome}", journal), journal=journal) from None
             # While the copy is whole: with the mark it counts as that.
             self.mark(slot, False)
         with self.steps.step("settle"):
@@ -819,6 +848,11 @@ class Rollout:
 def is_server_config(path: str) -> bool:
     """Return whether a reload makes the server read this file again, or what it names."""
     return os.path.basename(path) in ("gunicorn.conf.py", TLS_SETTINGS)
+
+
+def sentence(error: Exception) -> str:
+    """Return an error's message with a full stop, for another sentence to follow. Not all of them are sentences."""
+    return f"{str(error).removesuffix('.')}."
 
 
 def crashed(state: dict[str, str]) -> bool:

@@ -1224,6 +1224,74 @@ def test_an_old_slot_that_ended_in_the_bake_time_is_started_before_it_is_live_ag
     assert at_rest.serving() == "A"
 
 
+def ended_in_bake_time(host: Host, clock: Clock, *refused: str) -> None:
+    """Have the new slot's process end in its bake time, and systemd refuse what has these words in it from then on."""
+
+    def meanwhile() -> None:
+        if host.live == "green":
+            host.state["shop@blue.service"]["ActiveState"] = "failed"
+            gone(host)
+            host.refused = refused
+
+    clock.while_asleep = meanwhile
+
+
+def test_a_flip_back_that_fails_is_told_beside_the_reason_and_not_recorded(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    ended_in_bake_time(at_rest, clock, "start", "shop@blue.service")
+    with pytest.raises(RolloutError) as refused:
+        roll("B", bake_time=30).run()
+    assert "in its bake time its process ended (oom-kill)." in str(refused.value)
+    assert "Slot blue could not be made live again: 'systemctl start shop@blue.socket shop@blue.service' failed: " in str(refused.value)
+    assert "Slot green is live, but it does not serve: it is failed." in str(refused.value)
+    assert JOURNAL in str(refused.value)
+    assert refused.value.details["journal"] == JOURNAL
+    # What is live is not withdrawn.
+    assert at_rest.live == "green"
+    assert [(entry["action"], entry["release"], entry["result"]) for entry in at_rest.history()] == [
+        ("rollout", "A", "ok"),
+        ("rollout", "B", "ok"),
+    ]
+    at_rest.refused = ()
+    clock.while_asleep = lambda: None
+    assert roll(rollback=True).run()["release"] == at_rest.release("A")
+    assert at_rest.serving() == "A"
+
+
+def test_a_flip_back_that_took_place_is_recorded_whatever_was_left_to_do(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    ended_in_bake_time(at_rest, clock, "disable", "shop@green.service")
+    with pytest.raises(RolloutError) as refused:
+        roll("B", bake_time=30).run()
+    assert "in its bake time its process ended (oom-kill). Slot blue is live again, but what is left could not be" in str(refused.value)
+    assert "'systemctl --quiet --no-reload disable shop@green.service shop@green.socket' failed: refused." in str(refused.value)
+    assert JOURNAL in str(refused.value)
+    assert at_rest.serving() == "A"
+    assert (at_rest.history()[-1]["action"], at_rest.history()[-1]["result"] == "ok") == ("flip back", False)
+    at_rest.refused = ()
+    clock.while_asleep = lambda: None
+    assert roll("A").run()["way"] == "settle"
+    settled(at_rest)
+
+
+def test_a_command_that_fails_is_told_where_the_flip_back_fails_too(commanded: Host, roll: Roll) -> None:
+    commanded.refused = ("enable", "shop@blue.service")
+    with pytest.raises(RolloutError, match=r"(?s)'false' failed.*Slot blue could not be made live again.*Slot green is live and serves\."):
+        roll("B", after_activate=["false"]).run()
+    assert commanded.serving() == "B"
+    assert [entry["action"] for entry in commanded.history()] == ["rollout", "rollout"]
+
+
+def test_a_command_that_fails_is_told_where_the_rest_of_a_first_rollout_fails_too(
+    host: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise UnitError("refused")
+
+    host.unit_file.write_text("[Service]\nExecStart=/bin/server\n")
+    monkeypatch.setattr(Rollout, "settle", refused)
+    with pytest.raises(RolloutError, match=r"(?s)'false' failed.*Slot blue is live all the same"):
+        roll("A", after_activate=["false"]).run()
+
+
 def test_an_old_slot_that_somebody_reloads_is_not_started_once_more(at_rest: Host, roll: Roll, clock: Clock) -> None:
     def meanwhile() -> None:
         if at_rest.live == "green":
@@ -1280,6 +1348,41 @@ def test_a_restart_that_fails_starts_the_old_release_again(at_rest: Host, roll: 
         roll("B", strategy="restart", boot_timeout=2).run()
     assert at_rest.serving() == at_rest.in_slot("blue") == "A"
     assert roll("A").run()["changed"] is False
+
+
+def test_a_restart_whose_way_back_fails_tells_both(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    at_rest.status = 503
+
+    def broken() -> None:
+        at_rest.refused = ("restart", "shop@blue.service")
+
+    clock.while_asleep = broken
+    with pytest.raises(RolloutError) as refused:
+        roll("B", strategy="restart", boot_timeout=2).run()
+    assert "503 migrations are missing" in str(refused.value)
+    assert "could not be started again on what it ran before: 'systemctl restart shop@blue.service' failed: refused." in str(refused.value)
+    assert "Slot blue is live" in str(refused.value)
+    assert JOURNAL in str(refused.value)
+    assert refused.value.details["journal"] == JOURNAL
+    assert at_rest.history()[-1]["result"] != "ok"
+    # The next run goes on from there.
+    at_rest.refused, at_rest.status, clock.while_asleep = (), 200, lambda: None
+    assert roll("A", strategy="restart").run()["changed"] is True
+    assert at_rest.serving() == "A"
+
+
+def test_a_restart_whose_way_back_finds_no_disk_tells_both(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout, real = roll("B", strategy="restart", boot_timeout=2), copy_settings
+
+    def copy(source: str, *arguments: Any) -> bool:
+        if source != at_rest.layout.next:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+        return real(source, *arguments)
+
+    monkeypatch.setattr(rollout_module, "copy_settings", copy)
+    at_rest.status = 503
+    with pytest.raises(RolloutError, match=r"(?s)503 migrations.*what it ran before: .*Input/output error.*Slot blue is live.*ImportError"):
+        rollout.run()
 
 
 @pytest.mark.parametrize("power_fails", [False, True], ids=["killed", "power failure"])
