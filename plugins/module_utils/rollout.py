@@ -650,8 +650,15 @@ class Rollout:
         return f"Slot {old} is live again."
 
     def restart(self, slot: str) -> None:
-        """Replace the process in the live slot. Its socket stays, so whoever connects in the meantime waits and is not refused."""
+        """Replace the process in the live slot. Its socket stays, so whoever connects in the meantime waits and is not refused.
+
+        Unless the socket's unit has changed, which says nothing to a socket that is open.
+        """
         before = self.proven_release(slot)
+        # The texts of the unit that the socket was opened with. Which one a run used that was cut off is not known.
+        opened = {contents(self.layout.unit_file(slot, "socket"))}
+        if os.path.exists(self.layout.unproven(slot)):
+            opened.add(None)
         try:
             self.run_commands("before_activate", Surroundings.of_next(self.layout, self.release))
         except CommandError as error:
@@ -661,7 +668,7 @@ class Rollout:
                 with self.steps.step("restart"):
                     self.fill(slot)
                     self.prepare_tls(slot)
-                    self.restart_service(slot)
+                    self.restart_service(slot, opened)
                 with self.steps.step("ready"):
                     self.wait_ready(slot)
                 self.run_commands("after_activate", Surroundings.of_slot(self.layout, slot))
@@ -672,7 +679,7 @@ class Rollout:
                     with self.steps.step("restart the old release"):
                         self.point(slot, before)
                         self.give_settings(kept, slot)
-                        self.restart_service(slot)
+                        self.restart_service(slot, opened)
                         self.close_tls(slot)
                         self.mark(slot, False)
                 except (UnitError, OSError) as failed:
@@ -684,12 +691,15 @@ class Rollout:
         with self.steps.step("settle"):
             self.settle(slot)
 
-    def restart_service(self, slot: str) -> None:
+    def restart_service(self, slot: str, opened: set[bytes | None]) -> None:
+        """Start a slot's service anew, and its socket where that was opened with another text of its unit than there is now."""
         with contextlib.suppress(UnitError):
             self.systemd.call("reset-failed", self.layout.service_unit(slot))
-        # Its socket stays, and with it whoever waits there, unless nobody can come to it any more.
-        units = [self.layout.service_unit(slot)] if listens(self.layout.socket(slot)) else self.units(slot)
-        self.systemd.call("restart", *units)
+        opened.add(contents(self.layout.unit_file(slot, "socket")))
+        # The socket stays, and with it whoever waits there, unless nobody can come to it any more. Of the two systemd stops the service
+        # first and starts it last, since it needs the socket: that is away for no longer than it takes to open it.
+        keep = len(opened) == 1 and listens(self.layout.socket(slot))
+        self.systemd.call("restart", *([self.layout.service_unit(slot)] if keep else self.units(slot)))
 
     def reload(self, slot: str) -> None:
         """Have the live slot's server replace its workers, with its configuration as it is wanted now."""

@@ -51,7 +51,8 @@ options:
       - V(reload) has the live slot's server replace its workers, whether or not something changed. It fails where that cannot do the
         job, because another release is wanted or the server cannot reload.
       - V(restart) stops the live slot's service and starts it again behind its socket. Nobody is refused, but everybody waits. It is
-        for hosts without the memory for two slots.
+        for hosts without the memory for two slots. Where the unit of the socket changed, that is opened anew as well, and who waits
+        behind it in that moment is refused.
       - V(auto) reloads if nothing but the server's configuration file changed and the server can, and rolls out otherwise.
     type: str
     choices: [auto, reload, rollout, restart]

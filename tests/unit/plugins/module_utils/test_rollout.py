@@ -1337,6 +1337,60 @@ def test_a_restart_brings_back_a_socket_that_was_removed(at_rest: Host, roll: Ro
     assert roll("A", strategy="restart").run()["changed"] is False
 
 
+BOTH = "after restart shop@blue.socket shop@blue.service"
+ALONE = "after restart shop@blue.service"
+
+
+def restarts(host: Host) -> list[str]:
+    return [event for event in host.events if event in (BOTH, ALONE)]
+
+
+@pytest.mark.parametrize("place", ["next", "installed"])
+def test_a_restart_opens_a_socket_anew_that_is_to_be_another_one(at_rest: Host, roll: Roll, place: str) -> None:
+    changed = Path(at_rest.layout.unit_file("blue", "socket")) if place == "installed" else Path(at_rest.layout.next) / "socket"
+    changed.write_text("Backlog=4096\n")
+    assert roll("A", strategy="restart").run()["way"] == "restart"
+    assert restarts(at_rest) == [BOTH]
+    assert at_rest.events.index("after daemon-reload") < at_rest.events.index(BOTH)
+    assert roll("A", strategy="restart").run()["changed"] is False
+    # Later ones keep it again.
+    roll("B", strategy="restart").run()
+    assert restarts(at_rest) == [BOTH, ALONE]
+
+
+def test_a_restart_that_fails_brings_back_the_socket_of_before(at_rest: Host, roll: Roll, clock: Clock) -> None:
+    (Path(at_rest.layout.next) / "socket").write_text("Backlog=4096\n")
+    at_rest.status = 503
+
+    def repaired() -> None:
+        at_rest.status = 200
+
+    clock.while_asleep = repaired
+    with pytest.raises(RolloutError, match="started again on what it ran before"):
+        roll("B", strategy="restart", boot_timeout=2).run()
+    assert restarts(at_rest) == [BOTH, BOTH]
+    assert Path(at_rest.layout.unit_file("blue", "socket")).read_text() == "socket\n"
+    assert at_rest.serving() == "A"
+
+
+def test_a_restart_that_fails_before_it_opened_the_socket_anew_keeps_it(at_rest: Host, roll: Roll, speak_tls: Callable[..., None]) -> None:
+    speak_tls("443")
+    (Path(at_rest.layout.next) / "socket").write_text("Backlog=4096\n")
+    at_rest.refused = ("start", f"{APP}-tls-443.socket")
+    with pytest.raises(RolloutError, match="cannot listen"):
+        roll("A", strategy="restart").run()
+    assert restarts(at_rest) == [ALONE]
+
+
+def test_a_restart_after_one_that_was_cut_off_opens_the_socket_anew(at_rest: Host, roll: Roll) -> None:
+    """Its unit may have been installed by then, and nothing on disk tells whether it was also opened by it."""
+    (Path(at_rest.layout.next) / "socket").write_text("Backlog=4096\n")
+    copy_settings(at_rest.layout.next, at_rest.layout, "blue")
+    Path(at_rest.layout.unproven("blue")).touch()
+    roll("A", strategy="restart").run()
+    assert restarts(at_rest) == [BOTH]
+
+
 def test_a_restart_that_fails_starts_the_old_release_again(at_rest: Host, roll: Roll, clock: Clock) -> None:
     at_rest.status = 503
 
