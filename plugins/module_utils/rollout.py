@@ -562,12 +562,12 @@ class Rollout:
         return all(os.path.exists(self.layout.unit_file(slot, kind)) for kind in UNITS)
 
     def free(self, slot: str) -> None:
-        """Stop whatever runs in the idle slot, after an earlier drain had its time."""
+        """Stop whatever runs in the idle slot, after an earlier drain had its time. The way back does not wait: what is live is no good."""
         deadline = self.clock() + self.params["drain_timeout"] + 5
-        while self.draining(slot) and self.clock() < deadline:
+        while self.draining(slot) and self.clock() < deadline and not self.params["rollback"]:
             self.sleep(0.2)
         if self.draining(slot):
-            # It was given more time by an earlier run. Left alone, it would later stop what is about to be started here.
+            # It has more time than it was given here. Left alone, it would later stop what is about to be started here.
             self.systemd.call("stop", self.layout.drain_unit(slot))
         self.stop(slot)
         # Forget an earlier failure, or its rate limit would refuse this start (systemd.unit(5), StartLimitBurst=).

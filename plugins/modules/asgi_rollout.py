@@ -102,7 +102,7 @@ options:
     description:
       - Seconds that connections of the old slot may live on after the switch, websockets among them. Then the slot is stopped,
         which closes what is left.
-      - The task does not wait for this. The next rollout does, since it needs that slot.
+      - The task does not wait for this. The next rollout does, since it needs that slot. With O(rollback) it stops that slot at once.
     type: int
     default: 30
   before_activate:

@@ -1064,6 +1064,19 @@ def test_a_drain_of_an_earlier_rollout_does_not_stop_the_slot_that_is_live_again
     assert not at_rest.drains("blue")
 
 
+@pytest.mark.parametrize("name", ["", "A"])
+def test_the_way_back_does_not_wait_for_a_drain(at_rest: Host, roll: Roll, clock: Clock, name: str) -> None:
+    roll("B", drain_timeout=3600).run()
+    begun = clock()
+    roll(name, rollback=True, drain_timeout=3600).run()
+    assert clock() - begun < 5
+    assert (at_rest.live, at_rest.serving()) == ("blue", "A")
+    # Left alone, it would stop the slot that is live again.
+    assert not at_rest.drains("blue")
+    ended = at_rest.events.index(f"after stop {APP}-drain-blue.service")
+    assert at_rest.events[ended + 1] == "before stop shop@blue.socket shop@blue.service"
+
+
 def test_a_rollback_to_what_is_live_is_no_change(at_rest: Host, roll: Roll) -> None:
     roll("B").run()
     at_rest.end_drain("blue")
