@@ -123,6 +123,8 @@ class Rollout:
         self.release = params["release"] or ""
         self.reloaded: Reload | None = None
         self.flipped = False
+        # Whether the settings are still to be written that this rollout is to bring in. They never are but in check mode.
+        self.unwritten = False
         # Raises CommandError for what is none, before anything is done.
         self.hooks = {when: [argv(command) for command in params[when]] for when in ("before_activate", "after_activate")}
         self.commands: list[dict[str, Any]] = []
@@ -232,7 +234,7 @@ class Rollout:
         serves = state in SERVES
         same_release = not self.release or os.path.realpath(self.layout.release_link(live)) == os.path.realpath(self.release)
         # The way back is one to another release; new settings are not brought in by it.
-        changed = [] if self.params["rollback"] else changed_settings(self.layout, live)
+        changed = [] if self.params["rollback"] or self.unwritten else changed_settings(self.layout, live)
         unproven = os.path.exists(self.layout.unproven(live))
         # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
         deaf = serves and not listens(self.layout.socket(live))
@@ -244,6 +246,8 @@ class Rollout:
             reason = f"nobody listens on {self.layout.socket(live)}, which is slot {live}'s"
         elif unproven:
             reason = f"an earlier run was cut off while it replaced what slot {live} runs"
+        elif self.unwritten:
+            reason = f"other settings are to be written to {self.layout.next} first"
         elif changed:
             reason = f"changed since slot {live} was started: {', '.join(changed)}"
         elif not self.params["rollback"] and self.renewed(live):
@@ -262,7 +266,7 @@ class Rollout:
             return Plan("settle" if left else "nothing", live, "; ".join(left) or "the live slot runs what is wanted")
         if strategy == "restart":
             return Plan("restart", live, reason)
-        if strategy == "auto" and reloadable and not self.obstacles(live):
+        if strategy == "auto" and reloadable and not self.unwritten and not self.obstacles(live):
             return Plan("reload", live, reason)
         return Plan("rollout", other(live), reason)
 
@@ -541,14 +545,18 @@ class Rollout:
 
         Whoever deploys at the same time writes them to the same place, before it finds the lock taken and fails.
         """
-        wanted = self.params["settings"]
-        if not wanted or wanted["directory"] != self.layout.next or self.params["rollback"]:
-            return
-        if fingerprint((name, contents(f"{directory}/{name}")) for name in wanted["names"]) != wanted["fingerprint"]:
+        if not self.has_settings(directory):
             raise RolloutError(
                 f"the settings in {self.layout.next} are not those that this run wrote: another deployment has written its own since. "
                 "What is live has not been changed. Run this one again when the other one is over."
             )
+
+    def has_settings(self, directory: str) -> bool:
+        """Return whether the settings in a directory are those that the run wrote which asks for this rollout, if it wrote any."""
+        wanted = self.params["settings"]
+        if not wanted or wanted["directory"] != self.layout.next or self.params["rollback"]:
+            return True
+        return fingerprint((name, contents(f"{directory}/{name}")) for name in wanted["names"]) == wanted["fingerprint"]
 
     def point(self, slot: str, release: str) -> None:
         link = self.layout.release_link(slot)
@@ -846,8 +854,13 @@ class Rollout:
         return found
 
     def preview(self) -> dict[str, Any]:
-        """Return what run() would report, without doing it."""
+        """Return what run() would report, without doing it.
+
+        In check mode no settings have been written either, but it is known whether they would be. What they do to the live slot is not,
+        so no reload is promised for them.
+        """
         before = self.before()
+        self.unwritten = not self.has_settings(self.layout.next)
         if self.params["rollback"]:
             self.choose_release()
         plan = self.plan()

@@ -233,10 +233,10 @@ def settings_in(directory: str) -> list[str]:
 
 
 def fingerprint(files: Iterable[tuple[str, bytes | None]]) -> str:
-    """Return one value for files, given by name and content, which is another one as soon as any of them differs."""
+    """Return one value for files, given by name and content, which is another one as soon as any of them differs or is not there."""
     digest = hashlib.sha256()
     for name, content in sorted(files):
-        digest.update(json.dumps([name, hashlib.sha256(content or b"").hexdigest()]).encode())
+        digest.update(json.dumps([name, None if content is None else hashlib.sha256(content).hexdigest()]).encode())
     return digest.hexdigest()
 
 

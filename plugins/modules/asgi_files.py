@@ -176,8 +176,8 @@ contents:
 fingerprint:
   description: >-
     What tells these files from others that somebody else may write later, for the option
-    O(steadfast.asgi.asgi_rollout#module:settings).
-  returned: success, if O(fingerprint) and not in check mode
+    O(steadfast.asgi.asgi_rollout#module:settings). In check mode that of the files that would be written.
+  returned: success, if O(fingerprint)
   type: dict
   contains:
     directory:
@@ -503,8 +503,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if module.params["find_can_encrypt"]:
         obstacle = Credentials().obstacle(try_it=not module.check_mode)
         result.update(can_encrypt=not obstacle, cannot_encrypt_because=obstacle)
+    directory = module.params["fingerprint"]
     if module.check_mode:
-        return result
+        return result | fingerprint_in(directory, wanted)
 
     done: list[Entry] = []
     for old, new in plan:
@@ -531,14 +532,16 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             said = (stderr or stdout).strip()
             module.fail_json(msg=f"'{' '.join(command)}' refused the new configuration; {outcome}. It said: {said}", **result)
 
-    directory = module.params["fingerprint"]
-    if directory:
-        # Of what was to be written, not of what is there now, which may be somebody else's already.
-        files = {
-            os.path.basename(new.path): new.content for new in wanted if new.state == "file" and os.path.dirname(new.path) == directory
-        }
-        result["fingerprint"] = {"directory": directory, "names": sorted(files), "fingerprint": fingerprint(files.items())}
-    return result
+    return result | fingerprint_in(directory, wanted)
+
+
+def fingerprint_in(directory: str | None, wanted: list[Entry]) -> dict[str, Any]:
+    """Return the result `fingerprint` of the files wanted in a directory, nothing for no directory."""
+    if not directory:
+        return {}
+    # Of what was to be written, not of what is there now, which may be somebody else's already.
+    files = {os.path.basename(new.path): new.content for new in wanted if new.state == "file" and os.path.dirname(new.path) == directory}
+    return {"fingerprint": {"directory": directory, "names": sorted(files), "fingerprint": fingerprint(files.items())}}
 
 
 def main() -> None:

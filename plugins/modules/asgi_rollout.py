@@ -130,7 +130,8 @@ options:
   settings:
     description:
       - What RV(steadfast.asgi.asgi_files#module:fingerprint) was when the settings for the next start were written. If they are others
-        by now, because somebody else deploys at the same time, the task fails, and what is live is left alone.
+        by now, because somebody else deploys at the same time, the task fails, and what is live is left alone. In check mode it tells
+        whether they are still to be written.
       - By default nothing is compared. Nor is it by a rollback, which brings no new settings.
     type: dict
     suboptions:
@@ -149,7 +150,9 @@ options:
         required: true
 attributes:
   check_mode:
-    description: Says whether a rollout would take place.
+    description:
+      - Says whether a rollout would take place. Where O(settings) are still to be written it is one, by O(strategy=auto), though
+        a reload may turn out to be enough.
     support: full
   diff_mode:
     description: Shows the live slot and its release, before and after.

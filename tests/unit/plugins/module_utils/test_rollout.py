@@ -1138,6 +1138,41 @@ def test_only_the_settings_that_the_same_run_wrote_are_brought_in(at_rest: Host,
     assert roll(rollback=True, settings=ours).run()["way"] == "rollout"
 
 
+def to_be_written(host: Host, **files: str) -> dict[str, Any]:
+    """What asgi_files says in check mode of settings with these files in them, which it does not write."""
+    contents = {path.name: path.read_bytes() for path in Path(host.layout.next).iterdir()}
+    contents.update({name: text.encode() for name, text in files.items()})
+    return {"directory": host.layout.next, "names": sorted(contents), "fingerprint": fingerprint(contents.items())}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "way", "slot"), [("auto", "rollout", "green"), ("rollout", "rollout", "green"), ("restart", "restart", "blue")]
+)
+def test_check_mode_foretells_what_settings_lead_to_that_it_does_not_write(
+    at_rest: Host, roll: Roll, strategy: str, way: str, slot: str
+) -> None:
+    foretold = roll("A", strategy=strategy, settings=to_be_written(at_rest, env="b")).preview()
+    assert (foretold["changed"], foretold["way"], foretold["slot"]) == (True, way, slot)
+    assert foretold["reason"] == f"other settings are to be written to {at_rest.layout.next} first"
+    assert (foretold["release"], at_rest.events) == (at_rest.release("A"), [])
+    # Also if it is a file more, with nothing in it.
+    assert roll("A", strategy=strategy, settings=to_be_written(at_rest, more="")).preview()["way"] == way
+    assert roll("A", strategy=strategy, settings=to_be_written(at_rest)).preview()["changed"] is False
+
+
+def test_check_mode_does_not_promise_a_reload_for_settings_that_it_has_not_seen(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
+    unseen = to_be_written(at_rest, **{"gunicorn.conf.py": "workers = 3"})
+    assert roll("A", settings=unseen).preview()["way"] == "rollout"
+    # Nor does it refuse one.
+    at_rest.set_environment("tried and failed")
+    assert roll("A", strategy="reload", settings=unseen).preview()["way"] == "reload"
+    with pytest.raises(RolloutError, match="another release"):
+        roll("B", strategy="reload", settings=unseen).preview()
+    # A rollback brings no settings.
+    assert roll("A", rollback=True, settings=unseen).preview()["changed"] is False
+    assert reloads == []
+
+
 def test_settings_that_change_while_they_are_copied_are_not_brought_in(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = written(at_rest)
 

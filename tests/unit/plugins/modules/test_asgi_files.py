@@ -108,7 +108,9 @@ def test_files_can_be_told_from_those_that_somebody_else_writes_later(files: Fil
     assert write("a") == first
     assert write("b")["fingerprint"] != first["fingerprint"]
     assert "fingerprint" not in files({"path": tmp_path / "next/service", "content": "[Service]"})
-    assert write("a", check=True) is None
+    # In check mode it is what would be written.
+    assert write("a", check=True) == first
+    assert (tmp_path / "next/env").read_text() == "b"
 
 
 def test_a_diff_names_what_it_is_not_to_show(files: Files, tmp_path: Path) -> None:
