@@ -82,7 +82,7 @@ def test_a_reload_lets_idle_clients_stay_a_while_where_nginx_can(render: Render,
 
 
 def test_kept_connections(render: Render) -> None:
-    kept = block(render(), "upstream asgi_shop_kept")
+    kept = block(render(), "upstream asgi_shop.kept")
     assert directives(kept, "server") == ["unix:/run/shop/live.sock max_fails=0", "unix:/run/shop/./live.sock max_fails=0 backup"]
     assert directives(render(asgi_nginx_upstream_keepalive=5), "keepalive") == ["5"]
 
