@@ -109,6 +109,10 @@ class Systemd:
         # The end of a process can be known before journald has read its last words.
         self._run(["journalctl", "--sync"])
         command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", f"--since=@{int(since)}"]
-        command.append(f"_SYSTEMD_UNIT={unit}" if own else f"--unit={unit}")
+        command.append(f"_SYSTEMD_UNIT={unit}")
+        if not own:
+            # As `--unit=` would (journalctl(1)), but not of process 1 alone: systemd listens in a process of its own where the unit has
+            # rules for addresses, and that has often ended before journald can tell which unit it was of.
+            command += [word for field in ("UNIT", "OBJECT_SYSTEMD_UNIT") for word in ("+", "_UID=0", f"{field}={unit}")]
         # A line of JSON may unfold to many. Of those the end matters most.
         return "\n".join(readable(self._run(command).stdout.strip()).splitlines()[-2 * lines :])

@@ -157,6 +157,7 @@ def test_the_journal_is_that_of_the_unit_from_a_time_on() -> None:
     assert recorder.commands[0] == ["journalctl", "--sync"]
     [command] = recorder.commands[1:]
     assert "--lines=7" in command
-    assert "--unit=shop@blue.service" in command
+    unit = "shop@blue.service"
+    assert command[-7:] == [f"_SYSTEMD_UNIT={unit}", "+", "_UID=0", f"UNIT={unit}", "+", "_UID=0", f"OBJECT_SYSTEMD_UNIT={unit}"]
     # What was logged within the second is rather told twice than not at all.
     assert "--since=@1234" in command

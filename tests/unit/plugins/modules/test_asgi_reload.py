@@ -44,7 +44,7 @@ class Played:
     def systemctl(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         words = list(command)
         if words[0] == "journalctl":
-            assert words[1:] == ["--sync"] or f"--unit={self.name}" in words
+            assert words[1:] == ["--sync"] or f"_SYSTEMD_UNIT={self.name}" in words
             text = "ImportError: no module\n"
         elif "--property=EnvironmentFiles" in words:
             text = self.environment_files
