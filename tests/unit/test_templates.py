@@ -145,8 +145,6 @@ def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
     assert words[-1] == "asgi_entry:create"
     assert "ASGI_IMPORT_PATH=shop.main:app" in unit["Environment"]
     assert '"ASGI_FORWARDED_ALLOW_IPS=*"' in unit["Environment"]
-    # With uvicorn's own 5 seconds a reload of what boots longer would be given up.
-    assert "UVICORN_TIMEOUT_WORKER_HEALTHCHECK=60" in unit["Environment"]
     for option, value in (
         ("--fd", "3"),
         ("--workers", "3"),
