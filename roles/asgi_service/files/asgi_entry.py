@@ -49,7 +49,7 @@ _OURS = frozenset((b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"
 # Seconds in which the rest of a request has to come that the application has answered already, and in which the next part of it has to:
 # once it has the head of an answer without a length, nginx sends nothing more, and waits for the end of that.
 _READ_ON = 5.0
-_PART_COMES = 0.2
+_PART_COMES = 0.5
 # Seconds between two looks at whether it has come to the application.
 _LOOK_AGAIN = 0.01
 
