@@ -29,7 +29,8 @@ def test_all_hosts_get_the_commit_that_was_found_first(tmp_path: Path, serial: i
     for command in (["git", "init", "--quiet", "--initial-branch=main"], ["git", "add", "."], commit):
         subprocess.run(command, cwd=repository, check=True)
     first = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, check=True, capture_output=True, text=True).stdout.strip()
-    push = {"ansible.builtin.command": {"argv": commit, "chdir": str(repository)}}
+    # In each batch, but not for each of its hosts at the same time.
+    push = {"ansible.builtin.command": {"argv": commit, "chdir": str(repository)}, "run_once": True}
     play = {
         "hosts": "all",
         "gather_facts": False,
