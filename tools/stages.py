@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -254,23 +253,29 @@ def buffered(stage: str, check: Check) -> Done:
 
 
 def side_by_side(checks: list[tuple[str, Check]]) -> list[Done]:
-    """Run checks beside others: first the busy ones in a row with one of the others at a time, then the rest of those."""
+    """Run checks beside others, in as many rows as there may be at once. One of the rows begins with all the busy ones."""
     busy = deque(each for each in checks if each[1].busy)
     others = deque(each for each in checks if not each[1].busy)
     done: list[Done] = []
 
-    def perform_all(queue: deque[tuple[str, Check]]) -> None:
-        with suppress(IndexError):
-            while True:
-                done.append(buffered(*queue.popleft()))
+    def perform_all(*queues: deque[tuple[str, Check]]) -> None:
+        for queue in queues:
+            # What a check itself raises is not to be taken for the end of its queue.
+            while each := take(queue):
+                done.append(buffered(*each))
 
-    with ThreadPoolExecutor() as pool:
-        rows = [pool.submit(perform_all, busy), pool.submit(perform_all, others)]
-        rows[0].result()
-        rows += [pool.submit(perform_all, others) for _ in range(CHECKS_AT_ONCE - 1)]
+    with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
+        rows = [pool.submit(perform_all, busy, others), *(pool.submit(perform_all, others) for _ in range(CHECKS_AT_ONCE - 1))]
         for row in rows:
             row.result()
     return done
+
+
+def take(queue: deque[tuple[str, Check]]) -> tuple[str, Check] | None:
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
 
 
 def main() -> int:
