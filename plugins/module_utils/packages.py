@@ -41,23 +41,26 @@ def installed_packages(venv: str) -> dict[str, str]:
     return found
 
 
+def _entries(text: str) -> list[tuple[str, list[str]]]:
+    """Return the entries of a hashed requirements file: normalised name, and the lines."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line.startswith((" ", "\t")) and found:
+            found[-1][1].append(line)
+        elif line and not line.startswith("#"):
+            found.append((normalise(re.split(r"[=\s;\[]", line, maxsplit=1)[0]), [line]))
+    return found
+
+
 def missing_requirements(text: str, installed: Mapping[str, str]) -> str:
     """Return the entries of a hashed requirements file whose packages are not among `installed`."""
-    kept = []
-    entry: list[str] = []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith((" ", "\t")) and entry:
-            entry.append(line)
-            continue
-        if entry and normalise(re.split(r"[=\s;\[]", entry[0], maxsplit=1)[0]) not in installed:
-            kept += entry
-        entry = [line] if line and not line.startswith("#") else []
+    kept = [line for name, lines in _entries(text) if name not in installed for line in lines]
     return "\n".join(kept) + "\n" if kept else ""
 
 
 def contradicts(complaints: str, requirements: str) -> bool:
     """Return whether `uv pip check` complains of a package of this requirements file, or of something that is not a package at all."""
-    server = {normalise(name) for name in re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", requirements, re.MULTILINE)}
+    server = {name for name, _lines in _entries(requirements)}
     found = re.findall(r"^The package `([A-Za-z0-9._-]+)[^`]*` (?:requires `([A-Za-z0-9._-]+))?", complaints, re.MULTILINE)
     return not found or any(normalise(name) in server for names in found for name in names)
 
