@@ -1393,6 +1393,16 @@ def restarts(host: Host) -> list[str]:
     return [event for event in host.events if event in (BOTH, ALONE)]
 
 
+def repaired_meanwhile(host: Host, clock: Clock) -> None:
+    """Have what runs answer 503 until somebody has waited for it."""
+
+    def repaired() -> None:
+        host.status = 200
+
+    host.status = 503
+    clock.while_asleep = repaired
+
+
 @pytest.mark.parametrize("place", ["next", "installed"])
 def test_a_restart_opens_a_socket_anew_that_is_to_be_another_one(at_rest: Host, roll: Roll, place: str) -> None:
     changed = Path(at_rest.layout.unit_file("blue", "socket")) if place == "installed" else Path(at_rest.layout.next) / "socket"
@@ -1408,12 +1418,7 @@ def test_a_restart_opens_a_socket_anew_that_is_to_be_another_one(at_rest: Host, 
 
 def test_a_restart_that_fails_brings_back_the_socket_of_before(at_rest: Host, roll: Roll, clock: Clock) -> None:
     (Path(at_rest.layout.next) / "socket").write_text("Backlog=4096\n")
-    at_rest.status = 503
-
-    def repaired() -> None:
-        at_rest.status = 200
-
-    clock.while_asleep = repaired
+    repaired_meanwhile(at_rest, clock)
     with pytest.raises(RolloutError, match="started again on what it ran before"):
         roll("B", strategy="restart", boot_timeout=2).run()
     assert restarts(at_rest) == [BOTH, BOTH]
@@ -1440,12 +1445,7 @@ def test_a_restart_after_one_that_was_cut_off_opens_the_socket_anew(at_rest: Hos
 
 
 def test_a_restart_that_fails_starts_the_old_release_again(at_rest: Host, roll: Roll, clock: Clock) -> None:
-    at_rest.status = 503
-
-    def repaired() -> None:
-        at_rest.status = 200
-
-    clock.while_asleep = repaired
+    repaired_meanwhile(at_rest, clock)
     with pytest.raises(RolloutError, match="started again on what it ran before"):
         roll("B", strategy="restart", boot_timeout=2).run()
     assert at_rest.serving() == at_rest.in_slot("blue") == "A"
