@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -29,10 +28,6 @@ _TLS_UNIT = re.compile(r"tls\.service|tls-[0-9A-Fa-f.:]*[0-9]\.(socket|service)"
 _MADE_LIVE = ("rollout", "restart", "rollback")
 # The options that make workers end: gunicorn's and hypercorn's, uvicorn's, granian's.
 _RECYCLING = re.compile(rb"^max_requests\b|--limit-max-requests\b|\"(limit_)?max_requests\"|\"workers_(lifetime|max_rss)\"", re.MULTILINE)
-
-
-class LockedError(Exception):
-    """Another process deploys this application on this host. The message names it."""
 
 
 class LiveLinkError(OSError):
@@ -432,36 +427,3 @@ def has_run(history: list[dict[str, Any]], release: str, commands: list[list[str
     """Return whether these commands have been run to their end for a release, given by its ID."""
     done = {"action": "commands", "result": "ok", "release": release, "commands": commands}
     return any(done.items() <= entry.items() for entry in history)
-
-
-@contextlib.contextmanager
-def locked(path: str, timeout: float, note: dict[str, Any], clock: Callable[[], float], sleep: Callable[[float], None]) -> Iterator[None]:
-    """Hold the application's lock. The kernel drops it when this process ends, however it ends, so it is never stuck.
-
-    Raises LockedError, with the holder's own note in it, when another process has it for longer than `timeout` seconds.
-    """
-    deadline = clock() + timeout
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as stream:
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if clock() < deadline:
-                    sleep(0.2)
-                    continue
-                stream.seek(0)
-                holder = stream.read().strip() or "a process that left no note"
-                raise LockedError(
-                    f"another deployment of this application is running on this host: {holder}. Wait for it "
-                    "(asgi_rollout_lock_timeout), or look at that process"
-                ) from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(json.dumps(note))
-        stream.flush()
-        try:
-            yield
-        finally:
-            stream.seek(0)
-            stream.truncate()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+
+from .locks import locked
 
 
 def union_of(releases: str) -> str:
@@ -42,8 +43,10 @@ def held(union: str) -> Iterator[None]:
     """Keep others from changing the union, which is made if it is not there."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(union, 0o755)
-    with open(os.path.join(union, ".lock"), "w", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    # Publishing takes a second or so; who waits for longer has somebody else's trouble to report.
+    with locked(
+        os.path.join(union, ".lock"), 600, {"pid": os.getpid()}, what="another change of the static files", remedy="Look at that process"
+    ):
         yield
 
 

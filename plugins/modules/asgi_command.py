@@ -109,15 +109,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, Surroundings, argv, run_in_unit
+from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
-    LockedError,
     append_history,
     deployer,
     has_run,
     is_complete,
-    locked,
     read_history,
     utc,
 )
@@ -161,7 +160,7 @@ def run_once(params: dict[str, Any], layout: Layout, systemd: Systemd, done: lis
         "previous": os.path.basename(layout.release_of(layout.live_slot())),
     }
     note = {"pid": os.getpid(), "since": entry["time"], "user": entry["user"], "release": release}
-    with locked(layout.lock, params["lock_timeout"], note, time.monotonic, time.sleep):
+    with locked(layout.lock, params["lock_timeout"], note):
         began, result = time.monotonic(), "ok"
         try:
             run(params, layout, systemd, done)

@@ -76,13 +76,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.build import BUILDING, Store, remove_release
+from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     SLOTS,
     Layout,
-    LockedError,
     failed_releases,
     is_complete,
-    locked,
     previous_release,
     read_history,
     utc,
@@ -170,7 +169,7 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
             if not module.check_mode:
                 # While a rollout is at work the links do not say what is needed.
                 note = {"pid": os.getpid(), "doing": "removing old releases", "since": utc(time.time())}
-                held.enter_context(locked(layout.lock, 60, note, time.monotonic, time.sleep))
+                held.enter_context(locked(layout.lock, 60, note))
             complete = complete_releases(layout)
             failed = failed_releases(read_history(layout.history))
             spared = needed(layout) | set([name for name in complete if name not in failed][-module.params["keep"] :])

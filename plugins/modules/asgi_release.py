@@ -330,6 +330,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
     remove_release,
     take_over,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     changes,
     contradicts,
@@ -842,7 +843,7 @@ def main() -> None:
             if not build.complete:
                 build.run()
         packages = build.changed_packages()
-    except (BuildError, SourceError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except (BuildError, LockedError, SourceError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
         module.fail_json(msg=f"The release was not built, and nothing is left of it. {to_native(error)}", steps=build.steps)
     diff = {"prepared": describe(module.params["id"], packages)}
     module.exit_json(changed=True, steps=build.steps, packages=packages, diff=diff, **result)

@@ -66,7 +66,6 @@ kept:
 """
 
 import contextlib
-import fcntl
 import glob
 import grp
 import os
@@ -80,7 +79,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.checks import check_app
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, UNITS, Layout, LockedError, deployer, locked, utc
+from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, UNITS, Layout, deployer, utc
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError, survive_disconnect
 
 # The directories below the authorities' that are no application's.
@@ -227,18 +227,14 @@ class Removal:
 
 @contextlib.contextmanager
 def alone(layout: Layout, check_mode: bool) -> Iterator[None]:
-    """Keep every deployment away. Raises RemoveError or LockedError while there is one."""
+    """Keep every deployment away. Raises LockedError while there is one."""
     building = f"{layout.releases}/.lock"
+    note = {"pid": os.getpid(), "doing": f"removing {layout.app}", "since": utc(time.time()), "user": deployer("")}
     with contextlib.ExitStack() as stack:
         if os.path.exists(building):
-            stream = stack.enter_context(open(building, "rb"))
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RemoveError(f"a release of {layout.app} is being built on this host. Wait for it.") from None
+            stack.enter_context(locked(building, 0, note, what=f"a build of a release of {layout.app}", remedy="Wait for it"))
         if not check_mode or os.path.exists(layout.lock):
-            note = {"pid": os.getpid(), "doing": f"removing {layout.app}", "since": utc(time.time()), "user": deployer("")}
-            stack.enter_context(locked(layout.lock, 0, note, time.monotonic, time.sleep))
+            stack.enter_context(locked(layout.lock, 0, note))
         yield
 
 

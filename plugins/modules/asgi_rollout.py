@@ -249,9 +249,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
+from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import ReleaseError, find_release, no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, LockedError, deployer, locked, utc
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, deployer, utc
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError, survive_disconnect
 
 
@@ -328,7 +329,7 @@ def main() -> None:
             "user": deployer(module.params["user"]),
             "release": os.path.basename(release or ""),
         }
-        with locked(layout.lock, module.params["lock_timeout"], note, time.monotonic, time.sleep):
+        with locked(layout.lock, module.params["lock_timeout"], note):
             result = rollout.run()
     except RolloutError as error:
         warn(module, rollout)

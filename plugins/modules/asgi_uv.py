@@ -89,7 +89,6 @@ installed:
   type: bool
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -97,6 +96,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
+
+from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 
 PROGRAMS = ("uv", "uvx")
 
@@ -183,9 +184,8 @@ class Installation:
         """Install this version, or clean up behind an earlier run that did."""
         os.makedirs(self.root, exist_ok=True)
         # Another application's playbook may install the same version at the same time.
-        lock = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        note = {"pid": os.getpid(), "doing": f"installing uv {self.version}"}
+        with locked(os.path.join(self.root, ".lock"), 600, note, what="another installation of uv", remedy="Look at that process"):
             shutil.rmtree(self.staging, ignore_errors=True)
             if self.reported_version(self.path) == self.version:
                 return
@@ -196,8 +196,6 @@ class Installation:
                 os.rename(complete, self.path)
             finally:
                 shutil.rmtree(self.staging, ignore_errors=True)
-        finally:
-            os.close(lock)
 
 
 def main() -> None:
@@ -224,7 +222,7 @@ def main() -> None:
     if not installed and not module.check_mode:
         try:
             installation.install()
-        except (InstallError, OSError) as error:
+        except (InstallError, LockedError, OSError) as error:
             module.fail_json(msg=to_native(error))
     module.exit_json(
         changed=not installed,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +12,9 @@ from typing import Any
 import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
-    LockedError,
     append_history,
     copy_file,
     failed_releases,
-    locked,
     previous_release,
     read_history,
     replace_link,
@@ -45,71 +39,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-# The lock
-
-
-@pytest.fixture
-def lock_path(tmp_path: Path) -> str:
-    return str(tmp_path / "app.lock")
-
-
-def test_the_lock_keeps_others_out_and_names_its_holder(lock_path: str, clock: Clock) -> None:
-    with locked(lock_path, 0, {"pid": 4711, "release": "1.2-abc"}, clock, clock.sleep):
-        with pytest.raises(LockedError) as refused, locked(lock_path, 0, {"pid": 1}, clock, clock.sleep):
-            pytest.fail("two hold the lock")
-        assert "4711" in str(refused.value)
-        assert "1.2-abc" in str(refused.value)
-    assert clock() == 1000.0, "no timeout is no waiting"
-    with locked(lock_path, 0, {"pid": 2}, clock, clock.sleep):
-        pass
-
-
-def test_the_lock_is_waited_for_as_long_as_asked(lock_path: str, clock: Clock) -> None:
-    with locked(lock_path, 0, {}, clock, clock.sleep):
-        with pytest.raises(LockedError), locked(lock_path, 7, {}, clock, clock.sleep):
-            pytest.fail("two hold the lock")
-        assert 1007 <= clock() < 1009
-
-    holder = open(lock_path, "a+")  # noqa: SIM115 - closed while the other waits
-    fcntl.flock(holder, fcntl.LOCK_EX)
-    clock.while_asleep = holder.close
-    with locked(lock_path, 7, {}, clock, clock.sleep):
-        assert clock() < 1010
-
-
-def test_a_lock_whose_holder_was_killed_is_free(lock_path: str, clock: Clock) -> None:
-    code = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX);"
-        'f.write(\'{"pid": 99999, "note": "the holder"}\'); f.flush(); print(\'held\', flush=True); time.sleep(60)'
-    )
-    with subprocess.Popen([sys.executable, "-I", "-c", code, lock_path], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match="the holder"), locked(lock_path, 0, {}, clock, clock.sleep):
-            pytest.fail("two hold the lock")
-        holder.kill()
-        holder.wait()
-        with locked(lock_path, 0, {"pid": 1}, clock, clock.sleep):
-            assert json.loads(Path(lock_path).read_text()) == {"pid": 1}, "nothing of the dead holder is left"
-
-
-def test_only_the_owner_may_open_the_lock(lock_path: str, clock: Clock) -> None:
-    # Whoever can open it can hold it.
-    before = os.umask(0)
-    try:
-        with locked(lock_path, 0, {}, clock, clock.sleep):
-            assert stat.S_IMODE(os.stat(lock_path).st_mode) == 0o600
-    finally:
-        os.umask(before)
-
-
-def test_the_lock_is_released_by_an_error(lock_path: str, clock: Clock) -> None:
-    with pytest.raises(KeyError), locked(lock_path, 0, {"pid": 1}, clock, clock.sleep):
-        raise KeyError
-    with locked(lock_path, 0, {}, clock, clock.sleep):
-        pass
 
 
 # The link

@@ -70,12 +70,12 @@ def host(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> It
     os.umask(before)
 
 
-COMPLETE = ["0.13.8/bin/uv", "0.13.8/bin/uvx"]
+COMPLETE = [".lock", "0.13.8/bin/uv", "0.13.8/bin/uvx"]
 
 
 def test_installs_once(host: Host) -> None:
     result = host.run()
-    assert (result["changed"], result["installed"], result["path"]) == (True, False, str(host.root / COMPLETE[0]))
+    assert (result["changed"], result["installed"], result["path"]) == (True, False, str(host.root / COMPLETE[1]))
     assert result["diff"]["before"] == "absent\n"
     assert host.names() == COMPLETE
     again = host.run()
@@ -84,7 +84,7 @@ def test_installs_once(host: Host) -> None:
 
 def test_everybody_may_run_it_whatever_the_umask(host: Host) -> None:
     host.run()
-    for path in [host.root, host.root / "0.13.8", host.root / "0.13.8/bin", *(host.root / name for name in COMPLETE)]:
+    for path in [host.root, host.root / "0.13.8", host.root / "0.13.8/bin", *(host.root / name for name in COMPLETE[1:])]:
         assert path.stat().st_mode & 0o777 == 0o755, path
 
 
@@ -96,7 +96,7 @@ def test_check_mode_writes_nothing(host: Host) -> None:
 
 @pytest.mark.parametrize("content", ["", "\x7fELF cut off", "#!/bin/sh\necho uv 0.13.7\n", "#!/bin/sh\nexit 1\n"])
 def test_replaces_what_does_not_report_the_version(host: Host, content: str) -> None:
-    broken = host.root / COMPLETE[0]
+    broken = host.root / COMPLETE[1]
     broken.parent.mkdir(parents=True)
     broken.write_text(content, encoding="utf-8")
     broken.chmod(0o755)
@@ -109,7 +109,7 @@ def test_other_versions_stay(host: Host) -> None:
     other.parent.mkdir(parents=True)
     other.write_text("older", encoding="utf-8")
     host.run()
-    assert host.names() == ["0.12.0/bin/uv", *COMPLETE]
+    assert host.names() == [".lock", "0.12.0/bin/uv", *COMPLETE[1:]]
 
 
 def test_removes_what_a_run_left_that_broke_off(host: Host) -> None:
@@ -136,16 +136,16 @@ def test_a_failed_download_leaves_nothing_and_names_what_to_check(host: Host) ->
     assert result["failed"]
     for part in ["0.13.8", "No matching distribution", "the index", "the proxies"]:
         assert part in result["msg"]
-    assert list(host.root.iterdir()) == []
+    assert [path.name for path in host.root.iterdir()] == [".lock"]
 
 
 def test_a_failed_download_leaves_the_broken_one(host: Host) -> None:
-    broken = host.root / COMPLETE[0]
+    broken = host.root / COMPLETE[1]
     broken.parent.mkdir(parents=True)
     broken.write_text("cut off", encoding="utf-8")
     host.monkeypatch.setenv("FAIL", "yes")
     assert host.run()["failed"]
-    assert host.names() == COMPLETE[:1]
+    assert host.names() == COMPLETE[:2]
 
 
 def test_a_package_with_another_version_in_it_is_refused(host: Host) -> None:
@@ -153,7 +153,7 @@ def test_a_package_with_another_version_in_it_is_refused(host: Host) -> None:
     result = host.run()
     assert result["failed"]
     assert "'0.1.0'" in result["msg"]
-    assert list(host.root.iterdir()) == []
+    assert [path.name for path in host.root.iterdir()] == [".lock"]
 
 
 def test_a_program_that_does_not_run_is_refused(host: Host) -> None:
@@ -161,7 +161,7 @@ def test_a_program_that_does_not_run_is_refused(host: Host) -> None:
     result = host.run()
     assert result["failed"]
     assert "noexec" in result["msg"]
-    assert list(host.root.iterdir()) == []
+    assert [path.name for path in host.root.iterdir()] == [".lock"]
 
 
 def test_no_python(host: Host) -> None:
@@ -169,7 +169,7 @@ def test_no_python(host: Host) -> None:
     result = host.run()
     assert result["failed"]
     assert "could not make a virtual environment" in result["msg"]
-    assert list(host.root.iterdir()) == []
+    assert [path.name for path in host.root.iterdir()] == [".lock"]
 
 
 def test_settings_reach_pip_in_its_environment_only(host: Host) -> None:
