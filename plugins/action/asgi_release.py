@@ -44,7 +44,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
 from ansible_collections.steadfast.asgi.plugins.module_utils.snapshot import Run, Snapshot
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import Entry, SourceError, check_links, digest, find_app
 from ansible_collections.steadfast.asgi.plugins.module_utils.target import Target
-from ansible_collections.steadfast.asgi.plugins.module_utils.values import address, file_name, hashed, package_name, plain, shown
+from ansible_collections.steadfast.asgi.plugins.module_utils.values import address, file_name, hashed, legible, package_name, plain, shown
 from ansible_collections.steadfast.asgi.plugins.module_utils.wheelhouse import Wheels, build_requirements, wants_of
 
 # Part of every ID. To be raised when the same source is to be built in another way.
@@ -324,7 +324,7 @@ class Plan:
         if self.wheelhouse:
             own, known = self.wheelhouse.directory, [f"{entry.name} {entry.content}" for entry in self.wheelhouse.entries]
         wheels = Wheels(target, {name: value for name, value in environment.items() if value}, own, known)
-        what = self.artifact or f"asgi_release_source (asgi_source) {self.requirement}"
+        what = f"asgi_release_source (asgi_source) {self.artifact or self.requirement}"
         runs, builds = wants_of(self.artifact) if self.artifact else ([self.requirement] if self.requirement else [], [])
         if self.recipe["install"] == ["source"]:
             what = os.path.join(self.source, "pyproject.toml")
@@ -495,7 +495,8 @@ class ActionModule(ActionBase):
                 plan.fetch_wheels(target)
             archive = run.archive(plan.files)
         except (SourceError, OSError) as error:
-            raise AnsibleActionFail(run.original(str(error))) from error
+            # Without the cause, whose words Ansible would add.
+            raise AnsibleActionFail(legible(run.original(str(error)))) from None
         remote = self._connection._shell.join_path(self._make_tmp_path(), "source.tar.gz")
         self._transfer_file(archive, remote)
         try:

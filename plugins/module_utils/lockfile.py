@@ -30,6 +30,7 @@ _NAME = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]
 
 # Where uv.lock has a package from, other than an index.
 _PLACES = frozenset(["editable", "virtual", "directory", "path", "git", "url"])
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 # The option of a requirements file that includes another one.
 _INCLUDED = re.compile(r"(?:-r|--requirement(?=[\s=]))[\s=]*(\S+)")
 
@@ -200,7 +201,7 @@ def pinned(path: str, markers: Mapping[str, str], package: str, extras: Iterable
 def pinned_requirements(text: str, markers: Mapping[str, str]) -> list[Pinned]:
     """Return the entries of a requirements file that are for a host with these markers."""
     found = []
-    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+    for line in re.sub(r"\\\r?\n", " ", text).split("\n"):
         entry = re.sub(r"(^|\s)#.*", "", line).strip()
         match = _NAME.match(entry.split("--hash")[0])
         if not match or entry.startswith("-"):
@@ -366,12 +367,13 @@ def _specifiers(text: str) -> frozenset[Any]:
 def _lines(path: str, above: tuple[str, ...] = (), top: str = "/") -> list[str]:
     """Return the entries and options of a requirements file, and of those that it includes. Raises SourceError where there is none."""
     found = []
-    for line in re.sub(r"\\\r?\n", " ", read_text(path)).splitlines():
+    for line in re.sub(r"\\\r?\n", " ", read_text(path)).split("\n"):
+        # Some programs begin a new entry at one of them, others do not.
+        if _CONTROL.search(line.rstrip("\r")):
+            raise SourceError(f"{path} has {shown(line)}. Leave out the control character.")
         entry = re.sub(r"(^|\s)#.*", "", line).strip()
         if not entry:
             continue
-        if not entry.replace("\t", " ").isprintable():
-            raise SourceError(f"{path} has {shown(entry)}. Leave out the control character.")
         found.append(entry)
         included = _INCLUDED.match(entry)
         if included and "://" not in included.group(1):

@@ -42,7 +42,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 _SCHEMES = ("https", "http", "ssh", "file")
 # What a submodule may have for an address beside those: a path from its repository, or HOST:PATH, as ssh takes it.
 _RELATIVE = re.compile(r"\.\.?/[^:]*\Z")
-_OF_SSH = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]*@)?[A-Za-z0-9_][A-Za-z0-9._-]*:(?![:-])[^:]*\Z")
+_OF_SSH = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]*@)?[A-Za-z0-9_][A-Za-z0-9._-]*:(?![:-]|//)[^:]*\Z")
 _KNOWN_HOST = re.compile(r"(?:@(?:cert-authority|revoked)\s+)?[^\s@#]\S*\s+[a-z0-9@.-]+\s+[A-Za-z0-9+/]+=*(?:\s.*)?\Z")
 _DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
@@ -169,8 +169,6 @@ def _update_submodules(git: _Git, directory: str) -> None:
     path = os.path.join(directory, ".gitmodules")
     if not os.path.lexists(path):
         return
-    if os.path.islink(path):
-        raise SourceError("asgi_release_source (asgi_source): .gitmodules is a link. Commit the file itself.")
     found = [each.partition("\n")[::2] for each in git("config", "--file", path, "--list", "-z", at=directory).split("\0") if each]
     places = []
     for key, value in found:

@@ -66,7 +66,7 @@ class Run:
                     origin = dataclasses.replace(origin, directory=directory)
                 else:
                     directory, name = os.path.split(origin.artifact)
-                    names, shown = [name] if name else [], directory
+                    names, shown = [name] if name else [], os.path.dirname(source.partition("?")[0])
                 return {"shown": shown, "origin": dataclasses.asdict(origin), "entries": _copied(directory, names, place)}
 
         found = self._once(["source", source, dataclasses.astuple(options), subdirectory, lock], make)

@@ -40,6 +40,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def legible(text: str) -> str:
+    """Return a message that does nothing to a terminal: what a server or a source says is part of it."""
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
 def plain(value: object) -> str:
     """Return a text that is on one line and has no control character. Raises ValueError for another one."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST:

@@ -181,7 +181,9 @@ def wants_of(artifact: str) -> tuple[list[str], list[str]]:
     try:
         pyproject = tomllib.loads(_member(artifact, r"[^/]+/pyproject\.toml").decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"the pyproject.toml in {artifact} cannot be read: {error}. Build it again with 'uv build --sdist'.") from error
+        raise SourceError(
+            f"asgi_release_source (asgi_source): the pyproject.toml in {artifact} cannot be read: {error}. Build it again with 'uv build --sdist'."
+        ) from error
     return required, build_requirements(pyproject)
 
 
@@ -206,9 +208,9 @@ def _member(archive: str, pattern: str) -> bytes:
         else:
             content = _of_tar(archive, pattern)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError, EOFError) as error:
-        raise SourceError(f"{archive} cannot be read: {error}. Build it again.") from error
+        raise SourceError(f"asgi_release_source (asgi_source): {archive} cannot be read: {error}. Build it again.") from error
     if len(content) > _LARGEST:
-        raise SourceError(f"{archive} has more than {_LARGEST >> 20} MiB of metadata. Build it again.")
+        raise SourceError(f"asgi_release_source (asgi_source): {archive} has more than {_LARGEST >> 20} MiB of metadata. Build it again.")
     return content
 
 
