@@ -48,9 +48,11 @@ def read(path: str | Path) -> bytes:
     """Return what a file has. Raises CertificateError for what is no file, or too large for a certificate."""
     try:
         # A FIFO without a writer would be waited for.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise CertificateError(f"{path} is not a regular file")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise CertificateError(f"{path} is not a regular file")
+        with open(descriptor, "rb") as stream:
             content = stream.read(LIMIT + 1)
     except OSError as error:
         raise CertificateError(f"{path} cannot be read: {error.strerror}") from None
@@ -475,7 +477,8 @@ def _use(chain: bytes, key: bytes, read_as: list[Certificate], handshake: bool) 
         return
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    # X509_V_FLAG_NO_CHECK_TIME: when it is valid is judged already.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(0x200000)
     try:
         client.load_verify_locations(cadata=read_as[-1].der)
         sent = _sent(server, client)
@@ -500,11 +503,9 @@ def _sent(server: ssl.SSLContext, client: ssl.SSLContext) -> list[bytes] | None:
             break
     if hasattr(ends[0], "get_unverified_chain"):
         return [bytes(one) for one in ends[0].get_unverified_chain()]
-    inner = getattr(ends[0], "_sslobj", None)
-    if not hasattr(inner, "get_unverified_chain"):
-        return None
-    # DER has the number 2.
-    return [bytes(one.public_bytes(2)) for one in inner.get_unverified_chain()]
+    # Before Python 3.13. DER has the number 2.
+    chain = getattr(getattr(ends[0], "_sslobj", None), "get_unverified_chain", None)
+    return [bytes(one.public_bytes(2)) for one in chain()] if chain else None
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -659,9 +660,9 @@ def _link(link: Path, target: str) -> None:
     sync(link.parent)
 
 
-def sync(folder: Path) -> None:
-    """Have what was made and renamed in a folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Have a file, or what was made and renamed in a folder, outlast a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -815,7 +816,12 @@ def usable(folder: Path) -> bool:
 
 def put_into_service(place: Place, generation: str, services: Sequence[str]) -> None:
     """Switch, reload what uses it, see that it is served, and remove what was before; or switch back and raise CertificateError."""
-    before = place.switch(generation)
+    try:
+        before = place.switch(generation)
+    except (CertificateError, OSError):
+        if place.live != generation:
+            shutil.rmtree(place.path / generation, ignore_errors=True)
+        raise
     old = leaf(place.path / before) if before else b""
     wrong = reload_services(services)
     if not wrong and old != leaf(place.path / generation) and (where := still_shown(place, old)):
@@ -842,9 +848,13 @@ def store(place: Place, chain: bytes, key: bytes) -> str:
         folder.mkdir(mode=0o755, exist_ok=True)
     generation = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     (place.path / generation).mkdir(mode=0o755)
-    write(place.path / generation / KEY, key, 0o600)
-    write(place.path / generation / CHAIN, chain, 0o644)
-    sync(place.path)
+    try:
+        write(place.path / generation / KEY, key, 0o600)
+        write(place.path / generation / CHAIN, chain, 0o644)
+        sync(place.path)
+    except OSError:
+        shutil.rmtree(place.path / generation, ignore_errors=True)
+        raise
     return generation
 
 

@@ -131,7 +131,7 @@ ROOT = Path("/etc/asgi-certificates")
 LOCK = "/run/asgi-acme.lock"
 
 
-class Unreadable(CertificateError):
+class UnreadableError(CertificateError):
     """A file that cannot be read. The message is complete."""
 
 
@@ -148,11 +148,11 @@ def given(params: dict[str, Any], place: Place, labels: Labels) -> tuple[bytes, 
             found.append(certificate.read(path))
         except CertificateError as error:
             problems.append(
-                f"{label} cannot be read on this host: {error}. Correct the path, or put the file there first. If it is on the controller, "
+                f"{label}: {error}. Correct the path, or put the file there, on the host, first. If it is on the controller, "
                 "set asgi_certificate_remote to false."
             )
     if problems:
-        raise Unreadable("\n".join(problems))
+        raise UnreadableError("\n".join(problems))
     return found[0], found[1]
 
 
@@ -252,7 +252,7 @@ def main() -> None:
                 result = run(module)
     except (CertificateError, LockedError, OSError) as error:
         discard(module)
-        if isinstance(error, Unreadable):
+        if isinstance(error, UnreadableError):
             module.fail_json(msg=str(error))
         module.fail_json(msg=f"The certificate of {module.params['name']}: {to_native(error)}")
     except SystemExit:

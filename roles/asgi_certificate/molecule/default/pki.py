@@ -11,6 +11,7 @@ import ssl
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ class Case:
     binary: bool = False
 
 
+@cache
 def cases() -> dict[str, Case]:
     """Bad and unusual chains and keys, as people and programs make them."""
     root = Party("Test Root", None)

@@ -201,7 +201,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "on the host, missing": (
         {**REMOTE, "asgi_certificate_key_file": "/root/none.pem"},
-        "asgi_certificate_key_file (/root/none.pem) cannot be read on this host",
+        "asgi_certificate_key_file (/root/none.pem): /root/none.pem cannot be read",
         "No such file or directory. Correct the path",
     ),
     "on the host, with a passphrase": (
