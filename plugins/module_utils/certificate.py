@@ -366,6 +366,11 @@ def judge(
         found.warnings += _reservations(found.chain, named)
     try:
         _use(chain, key, found.chain, handshake=not usable_only and not found.problems)
+    except _MismatchError:
+        found.problems.append(
+            f"{named.key} is not the key of the first certificate in {named.chain}, {found.chain[0].name()}. Provide the key that this "
+            "certificate was requested with."
+        )
     except _KeyError as error:
         found.problems.append(f"{named.key} {error}")
     except CertificateError as error:
@@ -428,6 +433,10 @@ class _KeyError(CertificateError):
     """It is about the key."""
 
 
+class _MismatchError(CertificateError):
+    """They do not belong together."""
+
+
 @contextlib.contextmanager
 def _as_files(*contents: bytes) -> Iterator[list[str]]:
     """Lend files with these contents to OpenSSL, which takes nothing but names. They are in memory where that is possible."""
@@ -446,11 +455,8 @@ def _as_files(*contents: bytes) -> Iterator[list[str]]:
         yield [str(folder / str(number)) for number in range(len(contents))]
 
 
-_MEANINGS = {
-    "KEY_VALUES_MISMATCH": "is not the key of the first certificate in the chain. Provide the key that it was requested with.",
-    "NO_CERTIFICATE_ASSIGNED": "is not the key of the first certificate in the chain; it is not even of its kind.",
-    "KEY_TYPE_MISMATCH": "is not the key of the first certificate in the chain; it is not even of its kind.",
-}
+# A key of another kind finds no certificate of its kind.
+_MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
 def _use(chain: bytes, key: bytes, read_as: list[Certificate], handshake: bool) -> None:
@@ -467,9 +473,9 @@ def _use(chain: bytes, key: bytes, read_as: list[Certificate], handshake: bool) 
             try:
                 alone.load_cert_chain(chain_file, chain_file, password="")
             except (OSError, ValueError) as other:
-                about_chain = str(getattr(other, "reason", None) or other) == reason and reason not in _MEANINGS
-            if reason in _MEANINGS:
-                raise _KeyError(_MEANINGS[reason]) from None
+                about_chain = str(getattr(other, "reason", None) or other) == reason and reason not in _MISMATCH
+            if reason in _MISMATCH:
+                raise _MismatchError from None
             if about_chain and reason not in ("NO_START_LINE", "UNSUPPORTED", "PEM lib"):
                 raise CertificateError(f"cannot be loaded by OpenSSL: {error}.") from None
             raise _KeyError(f"and the chain cannot be loaded by OpenSSL, or it is not a private key: {error}.") from None
