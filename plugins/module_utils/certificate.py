@@ -335,6 +335,8 @@ class Judgement:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     chain: list[Certificate] = field(default_factory=list)
+    # Perhaps one of both was read before a renewal, and the other after it.
+    mismatch: bool = False
 
 
 def judge(
@@ -367,6 +369,7 @@ def judge(
     try:
         _use(chain, key, found.chain, handshake=not usable_only and not found.problems)
     except _MismatchError:
+        found.mismatch = True
         found.problems.append(
             f"{named.key} is not the key of the first certificate in {named.chain}, {found.chain[0].name()}. Provide the key that this "
             "certificate was requested with."

@@ -114,6 +114,14 @@ options:
     description: Run O(validate) when nothing changed as well.
     type: bool
     default: false
+  own:
+    description:
+      - Texts that are in the words of O(validate) where it refuses these files, such as their paths. If something is to change, O(validate)
+        is run before it too. Where it refuses what is there already, and says none of these texts, the module fails and changes nothing.
+      - Also in check mode.
+    type: list
+    elements: str
+    default: []
   read:
     description:
       - Absolute paths of small text files to return the contents of, as they were before anything was written. One that is not
@@ -128,7 +136,8 @@ options:
 attributes:
   check_mode:
     description:
-      - Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge. Where nothing has ever been
+      - Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge, unless O(own) is given.
+        Where nothing has ever been
         encrypted, a host with C(systemd-creds) is taken for one that can, since trying would make its key.
     support: full
   diff_mode:
@@ -523,6 +532,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         obstacle = Credentials().obstacle(try_it=not module.check_mode)
         result.update(can_encrypt=not obstacle, cannot_encrypt_because=obstacle)
     directory = module.params["fingerprint"]
+    if plan and module.params["validate"] and module.params["own"]:
+        refuse_what_is_not_ours(module)
     if module.check_mode:
         return result | fingerprint_in(directory, wanted)
 
@@ -566,6 +577,24 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             module.fail_json(msg=f"{named} refused the new configuration; {outcome}. It said: {said}", **result)
 
     return result | fingerprint_in(directory, wanted)
+
+
+def refuse_what_is_not_ours(module: AnsibleModule) -> None:
+    """Fail where `validate` refuses what is there already, for something that is not among the files."""
+    command = module.params["validate"]
+    rc, stdout, stderr = judge(module, command)
+    said = (stderr or stdout).strip()
+    if rc not in (0, 127) and not any(text in said for text in module.params["own"]):
+        module.fail_json(
+            msg=f"'{' '.join(command)}' refuses the configuration that is on this host already, and not for these files. Nothing was "
+            f"changed. Correct that first, or remove it. It says: {said}",
+            refused_before=True,
+            restored=[],
+            cmd=command,
+            rc=rc,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
 
 def judge(module: AnsibleModule, command: list[str]) -> tuple[int, str, str]:
@@ -621,6 +650,7 @@ def main() -> None:
             },
             "find_can_encrypt": {"type": "bool", "default": False},
             "validate": {"type": "list", "elements": "str"},
+            "own": {"type": "list", "elements": "str", "default": []},
             "validate_always": {"type": "bool", "default": False},
             "read": {"type": "list", "elements": "path", "default": []},
             "fingerprint": {"type": "path"},

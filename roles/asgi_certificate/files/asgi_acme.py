@@ -509,11 +509,11 @@ def follow(config: Followed) -> str:
                 return ""
             found = certificate.judge(chain, key, config.names, labels=certificate.Labels(config.chain, config.key), now=now())
             wrong = found.problems or [said for said in [certificate.nginx_objects(chain, key)] if said]
-            if not wrong:
+            if not found.mismatch:
                 break
             # The chain may have been read before a renewal, and the key after it.
             time.sleep(patience)
-        else:
+        if wrong:
             return f"{config.name}: what is live stays, since the new certificate cannot be used: " + "\n".join(wrong)
         certificate.put_into_service(place, certificate.store(place, chain, key), config.services)
     except (certificate.CertificateError, OSError) as error:

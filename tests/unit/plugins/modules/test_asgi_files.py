@@ -461,6 +461,25 @@ def test_what_is_said_of_the_old_files_is_true(
         assert not same, said
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_what_somebody_else_has_broken_is_found_before_anything_changes(files: Files, tmp_path: Path, check: bool) -> None:
+    site, other = tmp_path / "site.conf", tmp_path / "other.conf"
+    look = ["sh", "-c", f"! grep --with-filename broken {tmp_path}/*.conf >&2"]
+    ours: dict[str, Any] = {"validate": look, "own": [str(site)], "check": check}
+    site.write_text("fine")
+    other.write_text("broken")
+    refused = files({"path": site, "content": "new"}, **ours)
+    assert "refuses the configuration that is on this host already, and not for these files. Nothing was changed" in refused["msg"]
+    assert f"{other}:broken" in refused["msg"]
+    assert site.read_text() == "fine"
+    assert files({"path": site, "content": "fine"}, **ours)["changed"] is False, "there is nothing to refuse"
+    # What is ours may be replaced.
+    other.write_text("fine")
+    site.write_text("broken")
+    assert files({"path": site, "content": "new"}, **ours)["changed"] is True
+    assert site.read_text() == ("broken" if check else "new")
+
+
 def test_a_write_that_fails_half_way_puts_everything_back(files: Files, old_tree: Path) -> None:
     before = snapshot(old_tree)
     ran = old_tree.parent / "ran"
