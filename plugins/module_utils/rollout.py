@@ -42,7 +42,6 @@ from .slots import (
     kept_settings,
     listens,
     other,
-    previous_release,
     proven_settings,
     read_history,
     read_link,
@@ -51,6 +50,20 @@ from .slots import (
     utc,
 )
 from .units import Systemd, UnitError
+from .wayback import (
+    State,
+    WayBackError,
+    find_settings,
+    forget_settings,
+    host_of,
+    keep_settings,
+    last_state,
+    live_state,
+    needed_settings,
+    previous_state,
+    replaced_by,
+    settings_fingerprint,
+)
 
 # systemd's default is 100.
 BOOT_WEIGHT = "20"
@@ -130,6 +143,10 @@ class Rollout:
         self.commands: list[dict[str, Any]] = []
         self.began = time.time()
         self.warnings: list[str] = []
+        # Where a rollback goes to. Settings that are not known are ''.
+        self.back: State | None = None
+        # The fingerprints of the settings that are live, and of those that are to be.
+        self.had_settings = self.wanted_settings = ""
 
     def fresh_progress(self, slot: str) -> Progress:
         return Progress(
@@ -194,31 +211,59 @@ class Rollout:
 
     # What is to be done
 
-    def choose_release(self) -> None:
-        """Find the release to go back to, where that is asked for. Raises RolloutError if there is none."""
-        current = os.path.basename(self.release_of(self.live_slot()))
-        if self.params["rollback"] and not self.release:
-            releases = self.layout.releases
-            found = previous_release(read_history(self.layout.history), current, lambda name: is_complete(os.path.join(releases, name)))
-            if not found:
-                raise RolloutError(
-                    f"there is no earlier release of {self.layout.app} on this host to go back to from {current or 'nothing'}: none in "
-                    f"{self.layout.history} that was live, was not rolled back itself and is still in {releases}"
-                )
-            self.release = os.path.join(releases, found)
+    def choose_release(self) -> str:
+        """Find what to go back to, where that is asked for; return why nothing has to be done, if so. Raises RolloutError."""
+        current = live_state(self.layout)
+        self.had_settings = current.settings
+        if self.params["rollback"]:
+            why = self.find_way_back(current)
+            if why:
+                return why
         if self.release and not is_complete(self.release):
             raise RolloutError(f"{self.release} is not a complete release. Build it first, with the role asgi_release.")
+        self.wanted_settings = self.back.settings if self.back else settings_fingerprint(self.layout.next)
+        return ""
+
+    def find_way_back(self, current: State) -> str:
+        history = read_history(self.layout.history)
+        releases = self.layout.releases
+        host = host_of(self.layout)
+        if self.params["rollback_run"]:
+            try:
+                self.back, why = replaced_by(history, self.params["rollback_run"], current, host)
+            except WayBackError as error:
+                raise RolloutError(str(error)) from None
+            if why:
+                return why
+        elif self.release:
+            # One that lies elsewhere is the caller's own.
+            here = os.path.dirname(self.release) == releases
+            self.back = last_state(history, os.path.basename(self.release), current, host) if here else State()
+            return ""
+        else:
+            self.back = previous_state(history, current, host)
+            if not self.back:
+                raise RolloutError(
+                    f"there is no earlier release of {self.layout.app} on this host to go back to from {current.release or 'nothing'}, and "
+                    f"no earlier settings: none in {self.layout.history} that was live, was not rolled back itself and is still there"
+                )
+        if self.back and self.back.release:
+            self.release = os.path.join(releases, self.back.release)
+        return ""
 
     def choose_settings(self, slot: str) -> str:
         """Return the directory with the settings that `slot` is to be started with, '' for those that it has.
 
-        The way back never brings settings live that have not been live: a slot that has run the release has what it ran with then,
-        and otherwise those of the live slot are known to be good.
+        The way back never brings settings live that have not been live: those that the release had then, if they are known; otherwise a
+        slot that has run it has what it ran with, and for another one those of the live slot are known to be good.
         """
         live = self.live_slot()
-        if not self.params["rollback"]:
+        if not self.back:
             return self.layout.next
         good = proven_settings(self.layout, live)
+        if self.back.settings:
+            own = settings_fingerprint(self.layout.settings(slot)) == self.back.settings
+            return "" if own else find_settings(self.layout, self.back.settings) or good
         if slot == live:
             return "" if good == self.layout.settings(live) else good
         kept = self.layout.release_of(slot) == os.path.realpath(self.release) and not os.path.exists(self.layout.unproven(slot))
@@ -233,8 +278,9 @@ class Rollout:
         state = self.state(live)["ActiveState"]
         serves = state in SERVES
         same_release = not self.release or os.path.realpath(self.layout.release_link(live)) == os.path.realpath(self.release)
-        # The way back is one to another release; new settings are not brought in by it.
+        # The way back brings settings that were live, and none that are new.
         changed = [] if self.params["rollback"] or self.unwritten else changed_settings(self.layout, live)
+        other_settings = bool(self.back and self.back.settings and self.back.settings != self.had_settings)
         unproven = os.path.exists(self.layout.unproven(live))
         # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
         deaf = serves and not listens(self.layout.socket(live))
@@ -250,12 +296,14 @@ class Rollout:
             reason = f"other settings are to be written to {self.layout.next} first"
         elif changed:
             reason = f"changed since slot {live} was started: {', '.join(changed)}"
+        elif other_settings:
+            reason = "the settings of before"
         elif not self.params["rollback"] and self.renewed(live):
             reason = "the certificate was renewed"
         else:
             reason = ""
 
-        reloadable = same_release and serves and not deaf and not unproven and all(map(is_server_config, changed))
+        reloadable = same_release and serves and not deaf and not unproven and not other_settings and all(map(is_server_config, changed))
         reloadable = reloadable and not self.other_workers(live, changed)
         if strategy == "reload":
             if not reloadable:
@@ -291,11 +339,12 @@ class Rollout:
     def run(self) -> dict[str, Any]:
         """Do what is needed; returns the module's result. Raises RolloutError."""
         before = self.before()
-        self.choose_release()
+        nothing = self.choose_release()
         self.check_settings(self.layout.next)
-        plan = self.plan()
+        plan = Plan("nothing", before["slot"], nothing) if nothing else self.plan()
         if plan.way == "nothing":
             return self.result(plan, before)
+        self.keep_settings(before["slot"])
         if plan.way == "settle":
             with self.steps.step("settle"):
                 self.settle(plan.slot)
@@ -820,14 +869,28 @@ class Rollout:
             "action": self.action,
             "release": os.path.basename(release),
             "previous": os.path.basename(before["release"]),
+            "settings": settings_fingerprint(self.layout.settings(self.live_slot())) if result == "ok" else self.wanted_settings,
+            "previous_settings": self.had_settings,
+            "run": self.params["run"],
             "seconds": round(time.time() - self.began, 2),
             "result": result,
         }
         try:
             append_history(self.layout.history, entry)
+            if result == "ok":
+                forget_settings(self.layout, needed_settings(read_history(self.layout.history), host_of(self.layout).complete))
         except OSError as error:
             # No reason to fail what has succeeded, nor to hide why something failed.
             self.warnings.append(f"this deployment is missing in {self.layout.history}: {error}")
+
+    def keep_settings(self, live: str) -> None:
+        """Keep what the live slot runs with, for the way back."""
+        try:
+            if live:
+                keep_settings(self.layout, proven_settings(self.layout, live))
+        except OSError as error:
+            # The disk may be full, and this run what makes room.
+            self.warnings.append(f"the settings of slot {live} could not be kept, so a rollback may not find them: {error}")
 
     def result(self, plan: Plan, before: dict[str, str], after: dict[str, str] | None = None) -> dict[str, Any]:
         after = after or self.before()
@@ -861,9 +924,8 @@ class Rollout:
         """
         before = self.before()
         self.unwritten = not self.has_settings(self.layout.next)
-        if self.params["rollback"]:
-            self.choose_release()
-        plan = self.plan()
+        nothing = self.choose_release() if self.params["rollback"] else ""
+        plan = Plan("nothing", before["slot"], nothing) if nothing else self.plan()
         release = before["release"] if plan.way in ("nothing", "settle", "reload") else self.release
         return self.result(plan, before, {"slot": plan.slot, "release": release})
 

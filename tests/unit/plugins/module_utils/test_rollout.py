@@ -986,7 +986,7 @@ def test_the_way_back_brings_no_settings_that_have_not_been_live(at_rest: Host, 
             roll(name, boot_timeout=1).run()
     at_rest.status = 200
     roll(rollback=True).run()
-    assert (at_rest.serving(), at_rest.environment["blue"]) == ("A", "b")
+    assert (at_rest.serving(), at_rest.environment["blue"]) == ("A", "a")
 
 
 @pytest.mark.parametrize("strategy", ["rollout", "restart"])
@@ -1115,6 +1115,153 @@ def test_a_rollback_needs_no_name(at_rest: Host, roll: Roll) -> None:
     with pytest.raises(RolloutError, match="no earlier release"):
         roll(rollback=True).run()
     assert at_rest.serving() == "A"
+
+
+# The way back to settings
+
+
+def environment_of_the_live_slot(host: Host) -> str:
+    return host.environment[host.live]
+
+
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_a_deployment_of_nothing_but_settings_is_rolled_back(at_rest: Host, roll: Roll, strategy: str) -> None:
+    at_rest.set_environment("b")
+    roll("A", strategy=strategy).run()
+    assert environment_of_the_live_slot(at_rest) == "b"
+    foretold = roll(rollback=True).preview()
+    assert (foretold["changed"], foretold["reason"]) == (True, "the settings of before")
+    result = roll(rollback=True, strategy=strategy).run()
+    assert (result["way"], result["reason"]) == (strategy, "the settings of before")
+    assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == ("A", "a")
+    with pytest.raises(RolloutError, match="no earlier settings"):
+        roll(rollback=True).run()
+    # What is in the inventory comes with the next deployment.
+    roll("A", strategy=strategy).run()
+    assert environment_of_the_live_slot(at_rest) == "b"
+
+
+def test_a_rollback_by_reload_is_refused_where_settings_change(at_rest: Host, roll: Roll) -> None:
+    at_rest.set_environment("b")
+    roll("A").run()
+    with pytest.raises(RolloutError, match="the settings of before, which takes a new process"):
+        roll(rollback=True, strategy="reload").run()
+
+
+def test_settings_are_gone_back_through_one_after_the_other(at_rest: Host, roll: Roll) -> None:
+    for text in "bcd":
+        at_rest.set_environment(text)
+        roll("A").run()
+    for text in "cba":
+        roll(rollback=True).run()
+        assert environment_of_the_live_slot(at_rest) == text
+    with pytest.raises(RolloutError, match="no earlier release"):
+        roll(rollback=True).run()
+
+
+def test_the_way_back_is_to_a_release_and_its_settings(at_rest: Host, roll: Roll) -> None:
+    for name, text in (("A", "b"), ("B", "b"), ("B", "c"), ("C", "d")):
+        at_rest.set_environment(text)
+        roll(name).run()
+    for name, text in (("B", "c"), ("B", "b"), ("A", "b"), ("A", "a")):
+        roll(rollback=True).run()
+        assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == (name, text)
+    # By name, with what it last ran with and was not gone back from.
+    roll("C", rollback=True).run()
+    assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == ("C", "d")
+    roll("B", rollback=True).run()
+    assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == ("B", "b")
+
+
+def test_settings_that_a_reload_brought_are_gone_back_from(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
+    path = Path(at_rest.layout.next) / "gunicorn.conf.py"
+    path.write_text("workers = 3")
+    assert roll("A").run()["way"] == "reload"
+    assert reloads == ["workers = 3"]
+    assert roll(rollback=True).run()["way"] == "rollout"
+    assert (Path(at_rest.layout.settings(at_rest.live)) / "gunicorn.conf.py").read_text() == "gunicorn.conf.py\n"
+    assert at_rest.serving() == "A"
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_reload_that_changed_nothing_is_nothing_to_go_back_from(roll: Roll, reloads: list[str]) -> None:
+    roll("A", strategy="reload").run()
+    assert len(reloads) == 1
+    with pytest.raises(RolloutError, match="no earlier release"):
+        roll(rollback=True).run()
+
+
+def test_a_unit_that_changed_is_gone_back_from(at_rest: Host, roll: Roll) -> None:
+    before = at_rest.unit_file.read_bytes()
+    edited(at_rest)
+    roll("A").run()
+    roll("A", strategy="restart").run()
+    roll(rollback=True).run()
+    assert Path(at_rest.layout.unit_file(at_rest.live, "service")).read_bytes() == before
+
+
+def test_a_rollback_that_fails_leaves_the_settings_live(at_rest: Host, roll: Roll) -> None:
+    at_rest.set_environment("b")
+    roll("A").run()
+    at_rest.status = 503
+    with pytest.raises(RolloutError, match="migrations are missing"):
+        roll(rollback=True, boot_timeout=1).run()
+    assert environment_of_the_live_slot(at_rest) == "b"
+    at_rest.status = 200
+    roll(rollback=True).run()
+    assert environment_of_the_live_slot(at_rest) == "a"
+
+
+def test_settings_that_could_not_be_kept_are_a_warning(at_rest: Host, roll: Roll) -> None:
+    """A disk that is full is no reason to refuse the rollout that may make room."""
+    Path(at_rest.layout.old_settings).write_text("")
+    at_rest.set_environment("b")
+    rollout = roll("A")
+    assert rollout.run()["changed"]
+    assert "a rollback may not find them" in rollout.warnings[0]
+    # The idle slot has them all the same.
+    roll(rollback=True).run()
+    assert environment_of_the_live_slot(at_rest) == "a"
+
+
+def test_only_a_few_of_the_settings_of_before_are_kept(at_rest: Host, roll: Roll) -> None:
+    for number in range(8):
+        at_rest.set_environment(f"{number}")
+        roll("A").run()
+    assert len(os.listdir(at_rest.layout.old_settings)) <= 5
+
+
+# The way back from what one run did
+
+
+def test_a_rollback_of_a_run_goes_to_what_it_replaced_and_leaves_the_host_alone_where_it_failed(at_rest: Host, roll: Roll) -> None:
+    roll("B", run="2").run()
+    at_rest.status = 503
+    with pytest.raises(RolloutError):
+        roll("C", run="3", boot_timeout=1).run()
+    at_rest.status = 200
+    assert [entry.get("run") for entry in at_rest.history()] == ["", "2", "3"]
+    at_rest.events.clear()
+    for name in ("3", "never"):
+        assert roll(rollback=True, rollback_run=name).preview()["changed"] is False
+        result = roll(rollback=True, rollback_run=name, run="4").run()
+        assert (result["changed"], result["way"], result["slot"]) == (False, "nothing", at_rest.live)
+        assert result["reason"] == f"run {name} replaced nothing on this host"
+    assert (at_rest.serving(), at_rest.events) == ("B", [])
+    assert roll(rollback=True, rollback_run="2", run="4").preview()["release"] == at_rest.release("A")
+    assert roll(rollback=True, rollback_run="2", run="4").run()["changed"]
+    assert at_rest.serving() == "A"
+    # Once more changes nothing.
+    assert roll(rollback=True, rollback_run="2", run="4").run()["changed"] is False
+    assert at_rest.history()[-1]["run"] == "4"
+
+
+def test_a_rollback_of_a_run_is_refused_where_another_has_replaced_what_it_did(at_rest: Host, roll: Roll) -> None:
+    roll("B", run="2").run()
+    roll("C", run="3").run()
+    with pytest.raises(RolloutError, match="run 3 has replaced it"):
+        roll(rollback=True, rollback_run="2").run()
+    assert at_rest.serving() == "C"
 
 
 def written(host: Host) -> dict[str, Any]:
@@ -1605,7 +1752,7 @@ def test_a_configuration_that_did_not_make_it_is_taken_back(at_rest: Host, roll:
     with pytest.raises(RolloutError, match="no worker came up"):
         roll("A").run()
     assert reloads == ["broken", "gunicorn.conf.py\n"]
-    assert sorted(os.listdir(Path(at_rest.layout.next).parent)) == ["blue", "next"]
+    assert sorted(os.listdir(Path(at_rest.layout.next).parent)) == ["blue", "kept", "next"]
     assert "gunicorn.conf.py" in roll("A").preview()["reason"]
 
 
