@@ -23,6 +23,7 @@ from typing import Any
 
 from . import processes
 from .command import CommandError, Surroundings, argv, run_in_unit
+from .health import Finding, Health, kind_of, lost_live_slot, mend_all, replaced_release, silence, unusable_release, working_directory
 from .pair import SETTINGS as TLS_SETTINGS
 from .pair import Pair, PairError
 from .readiness import Progress, Target, probe
@@ -130,6 +131,7 @@ class Rollout:
         self.systemd = systemd
         self.clock = clock
         self.sleep = sleep
+        self.cwd = working_directory
         self.steps = Steps(clock, after_step)
         self.progress = Progress(workers=1)
         self.action = "rollback" if params["rollback"] else "rollout"
@@ -143,6 +145,11 @@ class Rollout:
         self.commands: list[dict[str, Any]] = []
         self.began = time.time()
         self.warnings: list[str] = []
+        # What was not as it had to be around the live slot.
+        self.reconciled: list[str] = []
+        # In check mode that is still so when the plan is made, and the live link may be missing.
+        self.foretells = False
+        self.assumed_live = ""
         # Where a rollback goes to. Settings that are not known are ''.
         self.back: State | None = None
         # The fingerprints of the settings that are live, and of those that are to be.
@@ -158,7 +165,7 @@ class Rollout:
     # What is there
 
     def live_slot(self) -> str:
-        return self.layout.live_slot()
+        return self.layout.live_slot() or self.assumed_live
 
     def release_of(self, slot: str) -> str:
         return self.layout.release_of(slot)
@@ -194,8 +201,6 @@ class Rollout:
             left.append(f"idle slot {idle} still runs")
         if others := self.layout.other_tls_units(live):
             left.append(f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not of slot {live}")
-        if not self.leads_to_live():
-            left.append(f"{self.layout.live_socket} does not lead to the live slot")
         return left
 
     def leads_to_live(self) -> bool:
@@ -205,6 +210,42 @@ class Rollout:
         """Return whether a slot serves TLS with another certificate than the host has now."""
         pair = self.pair(slot)
         return pair is not None and pair.renewed()
+
+    def examine(self) -> list[Finding]:
+        """Look at all that a request passes through. Raises RolloutError for what cannot be reconciled here."""
+        live = lost_live_slot(self.layout, self.systemd) or self.live_slot()
+        health = Health(self.layout, self.systemd, live)
+        findings = health.look()
+        refused = [finding.refusal() for finding in findings if not finding.mend]
+        if refused:
+            raise RolloutError("\n".join(refused))
+        return findings
+
+    def reconcile(self) -> None:
+        """Mend what is not as it has to be around the live slot, before anything else is done. Raises RolloutError where it cannot be."""
+        findings = self.examine()
+        if findings:
+            with self.steps.step("reconcile"):
+                try:
+                    self.reconciled = mend_all(findings)
+                except OSError as error:
+                    raise RolloutError(f"{findings[0].what}, and that could not be reconciled: {error}") from None
+                left = [finding.what for finding in self.examine()]
+                if left:
+                    raise RolloutError(f"{'; '.join(left)}, and that could not be reconciled")
+        self.see_drop_ins()
+
+    def see_drop_ins(self) -> None:
+        live = self.live_slot()
+        for path, names in Health(self.layout, self.systemd, live).drop_ins().items():
+            if names:
+                self.warnings.append(f"{path} sets {', '.join(names)} for slot {live}, which is not what the role asgi_service wrote")
+
+    def silent(self, live: str) -> str:
+        """Say why requests are not answered at the socket that nginx connects to, '' if they are."""
+        target = Target(self.layout.live_socket, path=self.params["ready_path"], host=self.params["ready_host"])
+        unit = self.layout.service_unit(live)
+        return silence(live, target, self.fresh_progress(live), lambda: self.systemd.processes(unit), self.sleep)
 
     def pair(self, slot: str) -> Pair | None:
         return Pair.of_slot(self.layout.app, slot, self.layout.root)
@@ -221,8 +262,15 @@ class Rollout:
                 return why
         if self.release and not is_complete(self.release):
             raise RolloutError(f"{self.release} is not a complete release. Build it first, with the role asgi_release.")
+        self.check_release()
         self.wanted_settings = self.back.settings if self.back else settings_fingerprint(self.layout.next)
         return ""
+
+    def check_release(self) -> None:
+        """Raise RolloutError for a release that cannot be started. One that lies elsewhere is the caller's own."""
+        unusable = unusable_release(self.release) if os.path.dirname(self.release) == self.layout.releases else ""
+        if unusable:
+            raise RolloutError(f"{unusable}.")
 
     def find_way_back(self, current: State) -> str:
         history = read_history(self.layout.history)
@@ -269,29 +317,36 @@ class Rollout:
         kept = self.layout.release_of(slot) == os.path.realpath(self.release) and not os.path.exists(self.layout.unproven(slot))
         return "" if kept else good
 
+    def trouble(self, live: str) -> str:
+        """Say why the live slot has to be replaced whatever is wanted, '' if it has not."""
+        state = self.state(live)
+        if state["ActiveState"] not in SERVES:
+            return f"the live slot {live} is {state['ActiveState']}"
+        # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
+        if not listens(self.layout.socket(live)):
+            return f"nobody listens on {self.layout.socket(live)}, which is slot {live}'s"
+        if kind_of(self.layout.socket(live)) != "socket":
+            return f"{self.layout.socket(live)} is a {kind_of(self.layout.socket(live))}, and not slot {live}'s socket"
+        if os.path.exists(self.layout.unproven(live)):
+            return f"an earlier run was cut off while it replaced what slot {live} runs"
+        foreign = replaced_release(self.layout, live, int(state["MainPID"] or 0), self.cwd)
+        return f"slot {live} runs {os.path.basename(foreign)}, and not the release that its link names" if foreign else ""
+
     def plan(self) -> Plan:
         """Return what has to be done for the live slot to run what is wanted, by the strategy that was asked for."""
         live = self.live_slot()
         strategy: str = self.params["strategy"]
         if not live:
             return Plan("rollout", SLOTS[0], "nothing is live yet")
-        state = self.state(live)["ActiveState"]
-        serves = state in SERVES
         same_release = not self.release or os.path.realpath(self.layout.release_link(live)) == os.path.realpath(self.release)
         # The way back brings settings that were live, and none that are new.
         changed = [] if self.params["rollback"] or self.unwritten else changed_settings(self.layout, live)
         other_settings = bool(self.back and self.back.settings and self.back.settings != self.had_settings)
-        unproven = os.path.exists(self.layout.unproven(live))
-        # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
-        deaf = serves and not listens(self.layout.socket(live))
+        trouble = self.trouble(live)
         if not same_release:
             reason = "another release"
-        elif not serves:
-            reason = f"the live slot {live} is {state}"
-        elif deaf:
-            reason = f"nobody listens on {self.layout.socket(live)}, which is slot {live}'s"
-        elif unproven:
-            reason = f"an earlier run was cut off while it replaced what slot {live} runs"
+        elif trouble:
+            reason = trouble
         elif self.unwritten:
             reason = f"other settings are to be written to {self.layout.next} first"
         elif changed:
@@ -300,10 +355,13 @@ class Rollout:
             reason = "the settings of before"
         elif not self.params["rollback"] and self.renewed(live):
             reason = "the certificate was renewed"
+        elif strategy != "reload" and not (self.foretells and self.reconciled):
+            # Whoever asks for a reload gets new workers, which may be the remedy.
+            reason = trouble = self.silent(live)
         else:
             reason = ""
 
-        reloadable = same_release and serves and not deaf and not unproven and not other_settings and all(map(is_server_config, changed))
+        reloadable = same_release and not trouble and not other_settings and all(map(is_server_config, changed))
         reloadable = reloadable and not self.other_workers(live, changed)
         if strategy == "reload":
             if not reloadable:
@@ -338,10 +396,14 @@ class Rollout:
 
     def run(self) -> dict[str, Any]:
         """Do what is needed; returns the module's result. Raises RolloutError."""
+        self.reconcile()
         before = self.before()
         nothing = self.choose_release()
         self.check_settings(self.layout.next)
         plan = Plan("nothing", before["slot"], nothing) if nothing else self.plan()
+        if plan.way == "nothing" and self.reconciled:
+            plan = Plan("settle", plan.slot, "; ".join(self.reconciled))
+            return self.result(plan, before)
         if plan.way == "nothing":
             return self.result(plan, before)
         self.keep_settings(before["slot"])
@@ -901,6 +963,7 @@ class Rollout:
             "release": after["release"],
             "previous": before,
             "reason": plan.reason,
+            "reconciled": self.reconciled,
             "diff": {"before": diff_text(before), "after": diff_text(after)},
             **self.report(),
         }
@@ -922,10 +985,19 @@ class Rollout:
         In check mode no settings have been written either, but it is known whether they would be. What they do to the live slot is not,
         so no reload is promised for them.
         """
+        self.foretells = True
+        self.assumed_live = lost_live_slot(self.layout, self.systemd)
+        self.reconciled = [finding.what for finding in self.examine()]
+        self.see_drop_ins()
         before = self.before()
         self.unwritten = not self.has_settings(self.layout.next)
         nothing = self.choose_release() if self.params["rollback"] else ""
+        # It may not have been built.
+        if self.release and is_complete(self.release):
+            self.check_release()
         plan = Plan("nothing", before["slot"], nothing) if nothing else self.plan()
+        if plan.way == "nothing" and self.reconciled:
+            plan = Plan("settle", plan.slot, "; ".join(self.reconciled))
         release = before["release"] if plan.way in ("nothing", "settle", "reload") else self.release
         return self.result(plan, before, {"slot": plan.slot, "release": release})
 

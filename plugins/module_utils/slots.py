@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -215,12 +216,19 @@ def sync_directory(path: str) -> None:
 
 
 def contents(path: str) -> bytes | None:
-    """Return what is in a file, None if it is not there."""
+    """Return what is in a file, None if it is not there. What is no file, as /dev/null or a pipe, has nothing in it."""
     try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except FileNotFoundError:
+        # A pipe would be waited for.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        # A socket.
+        return b""
+    with open(handle, "rb") as stream:
+        return stream.read() if stat.S_ISREG(os.fstat(handle).st_mode) else b""
 
 
 def settings_in(directory: str) -> list[str]:
@@ -356,17 +364,13 @@ def deployer(named: str) -> str:
 
 
 def read_history(path: str) -> list[dict[str, Any]]:
-    """Return the lines of an application's history, the oldest first. A line that a power cut left half written is left out."""
+    """Return the lines of an application's history, the oldest first. What is none, as a line that a power cut left, is left out."""
     found = []
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for line in stream:
-                with contextlib.suppress(ValueError):
-                    entry = json.loads(line)
-                    if isinstance(entry, dict):
-                        found.append(entry)
-    except OSError:
-        pass
+    for line in (contents(path) or b"").splitlines() if os.path.isfile(path) and not os.path.islink(path) else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                found.append(entry)
     return found
 
 
@@ -376,7 +380,7 @@ def append_history(path: str, entry: dict[str, Any]) -> None:
     Raises OSError where there was no room for all of it.
     """
     line = (json.dumps(entry) + "\n").encode()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":

@@ -195,7 +195,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 way:
-  description: V(rollout), V(reload) or V(restart); V(settle) if only the rest of an interrupted run was done, V(nothing) if there was none.
+  description: V(rollout), V(reload) or V(restart); V(settle) if only the rest of an interrupted run was done or what was
+    not as it has to be was reconciled, V(nothing) if there was nothing to do.
   returned: success
   type: str
 old_pids:
@@ -227,6 +228,14 @@ reason:
   returned: always
   type: str
   sample: another release
+reconciled:
+  description:
+    - What was not as it has to be around the live slot (links, owners, modes, units, the history) and is now, or would be.
+      What cannot be put right here is refused by name.
+  returned: success
+  type: list
+  elements: str
+  sample: ['/opt/shop/slots/blue/socket leads to /run/other.sock, and not to /run/shop/blue.sock']
 steps:
   description: What was done, in order, with the seconds that each step took.
   returned: when a rollout took place or was tried
@@ -333,12 +342,15 @@ def main() -> None:
     release = module.params["release"]
     try:
         if module.check_mode:
-            module.exit_json(**rollout.preview())
+            foretold = rollout.preview()
+            warn(module, rollout)
+            module.exit_json(**foretold)
         if not os.path.isfile(f"{layout.next}/service"):
             unknown = no_such_application(layout) or f"there is no {layout.next}/service on this host"
             raise RolloutError(f"{unknown}. Apply the role asgi_service first.")
         for slot in SLOTS:
-            os.makedirs(f"{layout.slots}/{slot}", mode=0o755, exist_ok=True)
+            if not os.path.lexists(f"{layout.slots}/{slot}"):
+                os.makedirs(f"{layout.slots}/{slot}", mode=0o755)
         survive_disconnect()
         note = {
             "pid": os.getpid(),
