@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from .memory import meminfo, size, used_by
 from .readiness import Progress, Target
 from .slots import (
     SLOTS,
@@ -281,6 +282,17 @@ class Health:
                 yield Finding(
                     f"systemd cannot use {unit}: it is {shown['LoadState']}{drop_ins}", remedy=f"See what systemctl status {unit} says."
                 )
+        group = self.systemd.show(self.layout.slice, "NeedDaemonReload", "ControlGroup")
+        if group.get("NeedDaemonReload") == "yes":
+            text = contents(f"{self.layout.root}/etc/systemd/system/{self.layout.slice}") or b""
+            limit, used = size(value_of(text, "MemoryMax"), meminfo("MemTotal") or 0), used_by(group.get("ControlGroup", ""))
+            if limit is not None and limit < used:
+                # The kernel would have it at once, by killing.
+                yield Finding(
+                    f"{self.layout.slice} is to be limited to {limit >> 20} MiB, and what runs in it uses {used >> 20} MiB",
+                    remedy="Raise asgi_service_total_memory_max, or stop the application first.",
+                )
+            stale.append(self.layout.slice)
         if stale:
             yield Finding(f"systemd has not read {' and '.join(stale)} since they changed", lambda: self.reload_units())
 

@@ -23,7 +23,18 @@ from typing import Any
 
 from . import processes
 from .command import CommandError, Surroundings, argv, run_in_unit
-from .health import Finding, Health, kind_of, lost_live_slot, mend_all, replaced_release, silence, unusable_release, working_directory
+from .health import (
+    Finding,
+    Health,
+    kind_of,
+    lost_live_slot,
+    mend_all,
+    replaced_release,
+    silence,
+    unusable_release,
+    working_directory,
+)
+from .memory import Room, first_to_be_killed
 from .pair import SETTINGS as TLS_SETTINGS
 from .pair import Pair, PairError
 from .readiness import Progress, Target, probe
@@ -132,6 +143,7 @@ class Rollout:
         self.clock = clock
         self.sleep = sleep
         self.cwd = working_directory
+        self.room = Room(layout, systemd)
         self.steps = Steps(clock, after_step)
         self.progress = Progress(workers=1)
         self.action = "rollback" if params["rollback"] else "rollout"
@@ -390,6 +402,10 @@ class Rollout:
         found = processes.obstacles(server, [], [], [])
         if not processes.children(server.pid):
             found.append("the server runs as a single process")
+        # New workers run beside the old ones, in the same slot.
+        lacking = self.room.lacking(live, own=True) if self.params["check_memory"] else ""
+        if lacking:
+            found.append(f"new workers do not fit beside the old ones: {lacking}")
         return found
 
     # What is done
@@ -432,15 +448,20 @@ class Rollout:
         with self.steps.step("free"):
             self.free(slot)
         with self.steps.step("memory"):
-            self.check_memory(before["slot"])
+            self.check_room(before["slot"])
+        killed = self.room.watch(before["slot"])
         try:
             self.boot(slot)
             self.run_commands("before_activate", Surroundings.of_slot(self.layout, slot))
+            loss = killed()
+            if loss:
+                raise RolloutError(f"{loss}. What is live may not be lost to what is to replace it.")
             with self.steps.step("enable"):
                 # Before the flip: if the power fails between the two, both slots start, and the link still decides.
                 self.enable(slot, True)
             with self.steps.step("flip"):
                 replace_link(self.layout.live, slot)
+                self.room.spare(slot)
         except (CommandError, RolloutError, UnitError, OSError) as error:
             self.take_back(slot, before["slot"])
             if read_link(self.layout.live) == slot:
@@ -486,17 +507,15 @@ class Rollout:
                 output = run_in_unit(self.systemd, self.layout, around, command, self.params["command_timeout"])
                 self.commands.append({"command": command, "output": output})
 
-    def check_memory(self, live: str) -> None:
-        """Raise RolloutError if a second slot of the live one's size does not fit into what is available."""
+    def check_room(self, live: str) -> None:
+        """Raise RolloutError if a second slot of the live one's size does not fit under a limit that counts for both."""
         if not live or not self.params["check_memory"]:
             return
-        needed = sum(proportional_memory(pid) for pid in self.systemd.processes(self.layout.service_unit(live)))
-        free = available_memory()
-        if free is not None and needed > free:
+        lacking = self.room.lacking(live)
+        if lacking:
             raise RolloutError(
-                f"a second slot does not fit: slot {live} uses {needed >> 20} MiB, and {free >> 20} MiB are available. Make room, use "
-                "strategy restart (asgi_rollout_strategy), which runs one slot at a time behind its socket, or switch this check off "
-                "(asgi_rollout_check_memory)."
+                f"a second slot does not fit: {lacking}, use strategy restart (asgi_rollout_strategy), which runs one slot at a time "
+                "behind its socket, or switch this check off (asgi_rollout_check_memory)."
             )
 
     def boot(self, slot: str) -> None:
@@ -680,8 +699,15 @@ class Rollout:
         """Return whether a slot has ever been filled. Of units without a file systemctl does not even say that they are stopped."""
         return all(os.path.exists(self.layout.unit_file(slot, kind)) for kind in UNITS)
 
+    def restore_units(self, slot: str) -> None:
+        """Install the units of a slot that somebody has removed: without its file a unit can neither be disabled nor be stopped."""
+        filled = all(os.path.isfile(f"{self.layout.settings(slot)}/{kind}") for kind in UNITS)
+        if filled and not self.has_units(slot) and install_units(self.layout, slot):
+            self.systemd.call("daemon-reload")
+
     def free(self, slot: str) -> None:
         """Stop whatever runs in the idle slot, after an earlier drain had its time. The way back does not wait: what is live is no good."""
+        self.restore_units(slot)
         deadline = self.clock() + self.params["drain_timeout"] + 5
         while self.draining(slot) and self.clock() < deadline and not self.params["rollback"]:
             self.sleep(0.2)
@@ -712,6 +738,8 @@ class Rollout:
                 raise RolloutError(f"{self.params['boot_timeout']} s are over (boot_timeout); {self.progress.summary()}.")
             if state["MainPID"] not in ("", "0"):
                 pids = self.systemd.processes(self.layout.service_unit(slot))
+                if slot != self.live_slot():
+                    first_to_be_killed(pids)
                 self.progress.forget(pids)
                 for answer in probe(self.target(slot), self.progress, min(5.0, max(0.5, remaining)), pids):
                     self.progress.note(answer)
@@ -873,6 +901,7 @@ class Rollout:
             # As at boot, by systemd-tmpfiles: somebody has removed it, or whoever was to make it was killed just before.
             os.makedirs(os.path.dirname(self.layout.live_socket), mode=0o755, exist_ok=True)
             replace_link(self.layout.live_socket, f"{self.layout.live}/socket")
+        self.restore_units(idle)
         if self.has_units(idle):
             self.enable(idle, False)
         if self.layout.other_tls_units(live):
@@ -1020,18 +1049,6 @@ def crashed(state: dict[str, str]) -> bool:
 def result_of(state: dict[str, str]) -> str:
     """Return how a unit's process has ended, in brackets; nothing where systemd has started the next one and forgotten."""
     return f" ({state['Result']})" if state["Result"] not in ("", "success") else ""
-
-
-def proportional_memory(pid: int) -> int:
-    """Return the bytes that a process uses, what it shares with others counted in parts (proc_pid_smaps(5), Pss)."""
-    match = re.search(rb"^Pss:\s+(\d+) kB", processes.read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
-    return int(match.group(1)) << 10 if match else 0
-
-
-def available_memory() -> int | None:
-    """Return the bytes that can be had without swapping (proc_meminfo(5), MemAvailable), None if the kernel does not say."""
-    match = re.search(rb"^MemAvailable:\s+(\d+) kB", processes.read("/proc/meminfo"), re.MULTILINE)
-    return int(match.group(1)) << 10 if match else None
 
 
 def diff_text(what: dict[str, str]) -> str:

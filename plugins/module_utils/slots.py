@@ -132,6 +132,11 @@ class Layout:
     def socket_unit(self, slot: str) -> str:
         return f"{self.app}@{slot}.socket"
 
+    @property
+    def slice(self) -> str:
+        # A hyphen in a slice's name would make it a child of another one.
+        return f"asgi-{self.app.replace('-', '_')}.slice"
+
     def drain_unit(self, slot: str) -> str:
         return f"{self.app}-drain-{slot}.service"
 

@@ -184,6 +184,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
+from ansible_collections.steadfast.asgi.plugins.module_utils.memory import proportional_memory
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Target
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import (
     history_lines,
@@ -191,7 +192,6 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.releases import (
     release_lines,
     releases_of,
 )
-from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import proportional_memory
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
     changed_settings,

@@ -98,6 +98,8 @@ class Host:
         self.ousted = ""
         # Whether systemd has yet to read the units.
         self.stale = False
+        # Whom the kernel was to kill first, or no sooner than others.
+        self.oom_score: list[tuple[list[int], int]] = []
         # The release that the process in a slot has loaded, whatever the slot's link says by now.
         self.loaded: dict[str, str] = {}
         # And its environment.
@@ -254,6 +256,7 @@ class Host:
             "NeedDaemonReload": "yes" if self.stale else "no",
             "FragmentPath": str(self.root / "etc/systemd/system" / unit),
             "DropInPaths": "",
+            "ControlGroup": "",
             **self.state.get(unit, {}),
         }
         return "".join(f"{name}={properties[name]}\n" for name in names)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.steadfast.asgi.plugins.module_utils import memory as memory_module
+from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as rollout_module
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout
 from ansible_collections.steadfast.asgi.tests.unit.fake_host import APP, DEFAULTS, Clock, FakeSystemd, Host, Roll
 
@@ -29,7 +31,13 @@ def host(short_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Ite
         real(old, new)
         host.event(f"after {name}")
 
+    def first(pids: Iterable[int], adjustment: int = 1000) -> None:
+        # What runs in the slots is this process.
+        host.oom_score.append((sorted(pids), adjustment))
+
     monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(memory_module, "first_to_be_killed", first)
+    monkeypatch.setattr(rollout_module, "first_to_be_killed", first)
     # On a busy disk the tests would wait for little else.
     monkeypatch.setattr(os, "fsync", lambda _handle: None)
     yield host

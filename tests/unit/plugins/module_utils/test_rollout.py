@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.steadfast.asgi.plugins.module_utils import memory as memory_module
 from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as rollout_module
 from ansible_collections.steadfast.asgi.plugins.module_utils import slots as slots_module
 from ansible_collections.steadfast.asgi.plugins.module_utils import wayback as wayback_module
@@ -769,12 +770,12 @@ def test_a_release_that_is_not_complete_is_refused(at_rest: Host, roll: Roll) ->
 
 
 def test_a_slot_that_does_not_fit_is_not_started(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout_module, "available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(memory_module, "available_memory", lambda: 1 << 20)
     with pytest.raises(RolloutError, match="1 MiB are available"):
         roll("B", check_memory=True).run()
     assert at_rest.serving() == "A"
     assert not at_rest.listens("green")
-    monkeypatch.setattr(rollout_module, "available_memory", lambda: None)
+    monkeypatch.setattr(memory_module, "available_memory", lambda: None)
     assert roll("B", check_memory=True).run()["slot"] == "green"
 
 
