@@ -103,6 +103,8 @@ def command_unit(text: str, layout: Layout, around: Surroundings, name: str, com
             *kept,
             f"Environment=PATH={':'.join(path)}",
             "Type=oneshot",
+            # Where memory is short, this is what the kernel kills, and not what serves.
+            "OOMScoreAdjust=1000",
             f"TimeoutStartSec={timeout}",
             # A colon: no dollar sign is replaced.
             f"ExecStart=:{' '.join(map(quoted, [find_program(command[0], path), *command[1:]]))}",

@@ -80,9 +80,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.locks import Locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     SLOTS,
     Layout,
-    failed_releases,
     is_complete,
-    previous_release,
     read_history,
     utc,
 )
@@ -94,6 +92,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.static import (
     union_of,
     withdraw,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.wayback import failed_releases, host_of, live_state, previous_state
 
 
 def mark(release: str) -> dict[str, Any]:
@@ -140,9 +139,9 @@ def prune_static(layout: Layout, kept: list[str], check_mode: bool) -> int:
 def needed(layout: Layout) -> set[str]:
     """Return the IDs of the releases that the slots have or would go back to."""
     found = {os.path.basename(layout.release_of(slot)) for slot in SLOTS}
-    slot = layout.live_slot()
-    current = os.path.basename(layout.release_of(slot)) if slot else ""
-    found.add(previous_release(read_history(layout.history), current, lambda name: is_complete(os.path.join(layout.releases, name))))
+    back = previous_state(read_history(layout.history), live_state(layout), host_of(layout))
+    if back:
+        found.add(back.release)
     return found
 
 

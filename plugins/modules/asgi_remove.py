@@ -114,8 +114,7 @@ class Removal:
         self.home = f"{root}/opt/{app}"
         self.mark = f"{self.home}/.steadfast-asgi"
         self.units_of_slots = [f"{app}@{slot}.{kind}" for kind in ("socket", "service") for slot in SLOTS]
-        # A hyphen in a slice's name would make it a child of another one.
-        self.slice = f"asgi-{app.replace('-', '_')}.slice"
+        self.slice = layout.slice
         self.certificates = f"{root}/etc/asgi-certificates"
         self.written = [f"{root}/var/{place}/{app}" for place in ("lib", "cache", "log")]
 

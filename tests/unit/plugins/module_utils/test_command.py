@@ -80,6 +80,7 @@ def test_all_but_the_server_is_kept(layout: Layout, around: Surroundings) -> Non
         "",
         f"Environment=PATH={around.release}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
         "Type=oneshot",
+        "OOMScoreAdjust=1000",
         "TimeoutStartSec=600",
         f'ExecStart=:"{around.release}/.venv/bin/alembic" "upgrade" "head"',
     ]
