@@ -41,6 +41,9 @@ _LITTER_FILES = re.compile(r"(.*\.py[co]|.*~|\.DS_Store|\.env|\.coverage|\.git)\
 # What git sets for its hooks, and would then take for the work tree of the source.
 GIT_PLACES = frozenset(["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"])
 
+# A module that is larger is not looked into.
+_MOST_OF_A_MODULE = 1 << 20
+
 # Needed whatever .gitignore says: without it there is nothing to build from.
 _ALWAYS = ("uv.lock",)
 
@@ -205,9 +208,13 @@ def find_app(import_path: str, roots: Iterable[str]) -> str:
 def _missing_name(path: str, name: str) -> str:
     """Return '' if the module at `path` can have `name`, otherwise what is wrong."""
     with open(path, "rb") as stream:
-        content = stream.read()
+        content = stream.read(_MOST_OF_A_MODULE + 1)
+    if len(content) > _MOST_OF_A_MODULE:
+        return ""
     try:
         tree = ast.parse(content, filename=path)
+    except (RecursionError, MemoryError, ValueError):
+        return ""
     except SyntaxError as error:
         # What an old Python calls an error may be what the application's newer one understands.
         if sys.version_info < (3, 12):

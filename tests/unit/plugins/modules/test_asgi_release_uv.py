@@ -430,7 +430,7 @@ def test_static_files_of_all_releases_are_in_one_tree(hooked: Build, tmp_path: P
 def test_static_files_that_are_not_there_fail_the_build(hooked: Build, tmp_path: Path) -> None:
     assert "asgi_release_static names assets" in hooked({"static": ["assets"]})["msg"]
     result = hooked({"static": ["assets"], "after_build": [["ln", "-s", "/etc", "assets"]]})
-    assert "asgi_release_static names assets" in result["msg"]
+    assert "a link to /etc, which is outside of the release" in result["msg"]
     assert not (tmp_path / "static").exists()
 
 
@@ -446,7 +446,8 @@ def test_shared_paths_are_links(hooked: Build, tmp_path: Path) -> None:
     ("command", "said"),
     [
         ("mkdir -p data/uploads; touch data/uploads/x", r"the build left .*/data/uploads.*asgi_release_shared"),
-        ("ln -s /tmp data", r"data is no directory"),
+        ("ln -s . data", r"data is no directory"),
+        ("ln -s /tmp data", r"data, a link to /tmp, which is outside of the release"),
     ],
 )
 def test_a_shared_path_never_replaces_what_a_build_has_left(hooked: Build, command: str, said: str) -> None:
