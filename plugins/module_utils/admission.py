@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import csv
 import hashlib
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from .execute import BuildError
+from .execute import BuildError, StoppedError
+from .store import TEMPORARY, Store
 
 # More than any release has; a build that leaves more wants to keep root busy.
 MOST_ENTRIES = 1_000_000
 DEEPEST = 100
+MOST_TOGETHER = 8 << 30
 # What root reads as a whole: locks, metadata, lists of files.
 MOST_BYTES = 64 << 20
 
@@ -28,7 +30,6 @@ _ATTRIBUTES = re.compile(r"(user\..*|system\.posix_acl_.*|security\.capability)\
 # Modules that an interpreter runs at every start.
 _AT_START = re.compile(r".*\.pth\Z|(sitecustomize|usercustomize)(\.py|\..*\.so|\Z)")
 _OF_UV = ("_virtualenv.pth",)
-_TEMPORARY = ".steadfast-copy"
 # Characters of a name that a terminal or a list would take for something else; and bytes that are no text.
 _UNSHOWABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
@@ -58,25 +59,26 @@ def read(path: str, most: int = MOST_BYTES) -> bytes:
 class Admission:
     """One walk through what a build has left, at a time when no process of the builder's is alive.
 
-    Each entry is opened relative to its directory and never by way of a link. It becomes root's, with a plain mode. What has no place
-    in a release raises BuildError.
+    Each entry is opened relative to its directory and never by way of a link. Directories become root's, with a plain mode. Files are
+    replaced by root's own of the same content: somebody may have the builder's open. What has no place in a release raises BuildError.
     """
 
-    def __init__(self, release: str, uid: int, interpreter: str = "") -> None:
+    def __init__(self, release: str, uid: int, interpreter: str = "", store: Store | None = None) -> None:
         self.release = os.path.realpath(release)
         self.uid = uid
+        self.store = store
+        # Asked now and then whether to go on: returns the reason why not.
+        self.check: Callable[[], str] = lambda: ""
         # The only thing outside of the release that a link in it may lead to, as the virtual environment's interpreter.
         self.interpreter = os.path.realpath(interpreter) if interpreter else ""
         # Files that root has put there, as links to those of another release: by their inodes, the paths that they have there.
         self.known: dict[Inode, str] = {}
-        # Whether bytecode is left out. What a build has compiled may be of other sources than those that lie beside it.
-        self.without_bytecode = True
         # What was found: regular files with the digest of each, '' for those that are known, which have a path elsewhere; and links.
-        self.hashing = True
         self.digests: dict[str, str] = {}
         self.twins: dict[str, str] = {}
         self.links: list[str] = []
         self._count = 0
+        self._bytes = 0
         self._device = -1
 
     def admit(self, top: str) -> None:
@@ -87,6 +89,10 @@ class Admission:
             self._directory(descriptor, top, 0)
         finally:
             os.close(descriptor)
+        self.judge_links()
+
+    def judge_links(self) -> None:
+        """Raise BuildError for a link that leads out of the release, by way of what there is now."""
         for path in self.links:
             self._judge_link(path)
 
@@ -105,11 +111,14 @@ class Admission:
             there = os.path.join(path, name)
             if _UNSHOWABLE.search(name):
                 raise BuildError(f"the build left a file whose name has control characters, or is no text: {shown(there)}. Rename it")
+            if name == TEMPORARY:
+                raise BuildError(f"the build left {shown(there)}, a name that is used for the release itself. Rename it")
             status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             self._check_owner(status, there)
             if stat.S_ISDIR(status.st_mode):
                 self._below(descriptor, name, there, depth)
-            elif self.without_bytecode and (name.endswith(".pyc") or name == "__pycache__"):
+            elif name.endswith(".pyc") or name == "__pycache__":
+                # What a build has compiled may be of other sources than those that lie beside it.
                 os.unlink(name, dir_fd=descriptor)
             elif stat.S_ISREG(status.st_mode):
                 self._file(descriptor, name, there)
@@ -125,6 +134,8 @@ class Admission:
             for entry in found:
                 names.append(entry.name)
                 self._count += 1
+                if self._count % 1000 == 0:
+                    self._go_on()
                 if self._count > MOST_ENTRIES:
                     raise BuildError(f"the build left more than {MOST_ENTRIES} files, at last in {shown(path)}")
         yield from sorted(names)
@@ -135,13 +146,20 @@ class Admission:
             self._directory(descriptor, path, depth + 1)
         finally:
             os.close(descriptor)
-        if self.without_bytecode and name == "__pycache__":
-            with contextlib.suppress(OSError):
-                os.rmdir(name, dir_fd=parent)
+        if name == "__pycache__":
+            # Whatever is in there: what belongs there is root's to make.
+            shutil.rmtree(name, dir_fd=parent)
+            self.digests = {each: digest for each, digest in self.digests.items() if not each.startswith(f"{path}/")}
+            self.links = [each for each in self.links if not each.startswith(f"{path}/")]
+
+    def _go_on(self) -> None:
+        reason = self.check()
+        if reason:
+            raise StoppedError(reason)
 
     def _file(self, parent: int, name: str, path: str) -> None:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-        with open(descriptor, "rb") as stream:
+        with open(descriptor, "rb"):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise BuildError(f"{shown(path)} has changed while it was looked at")
@@ -150,39 +168,58 @@ class Admission:
                 self.digests[path] = ""
                 self.twins[path] = self.known[status.st_dev, status.st_ino]
                 return
-            if status.st_nlink > 1:
-                if status.st_uid != self.uid:
-                    raise BuildError(f"the build left {shown(path)}, a link to a file that belongs to another user")
-                # Its other names may be elsewhere. The release gets a file of its own.
-                self._copy(parent, name, stream.fileno(), status)
-                self._file(parent, name, path)
-                return
-            os.fchown(descriptor, os.geteuid(), os.getegid())
-            os.fchmod(descriptor, 0o755 if status.st_mode & 0o100 else 0o644)
-            _strip(descriptor)
-            self.digests[path] = hashlib.file_digest(stream, "sha256").hexdigest() if self.hashing else ""
+            if status.st_nlink > 1 and status.st_uid != self.uid:
+                raise BuildError(f"the build left {shown(path)}, a link to a file that belongs to another user")
+            self._bytes += status.st_size
+            if self._bytes > MOST_TOGETHER:
+                raise BuildError(f"the build left more than {MOST_TOGETHER >> 30} GiB, at last {shown(path)}")
+            executable = bool(status.st_mode & 0o100)
+            if self.store:
+                digest = self._digest(descriptor)
+                if self.store.take(digest, executable, parent, name):
+                    self.digests[path] = digest
+                    return
+                os.lseek(descriptor, 0, os.SEEK_SET)
+            self.digests[path] = self._copy(descriptor, parent, name, executable)
+        if self.store:
+            self.store.share(path, self.digests[path])
 
-    def _copy(self, parent: int, name: str, source: int, status: os.stat_result) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_TEMPORARY, dir_fd=parent)
-        target = os.open(_TEMPORARY, flags, 0o600, dir_fd=parent)
-        try:
-            while block := os.read(source, 1 << 20):
+    def _digest(self, source: int) -> str:
+        total = hashlib.sha256()
+        for block in self._blocks(source):
+            total.update(block)
+        return total.hexdigest()
+
+    def _copy(self, source: int, parent: int, name: str, executable: bool) -> str:
+        """Replace a file by a copy, and return the digest of what was written."""
+        total = hashlib.sha256()
+        target = os.open(TEMPORARY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+        with open(target, "wb", buffering=0) as stream:
+            for block in self._blocks(source):
+                total.update(block)
                 view = memoryview(block)
                 while view:
-                    view = view[os.write(target, view) :]
-            os.fchmod(target, 0o755 if status.st_mode & 0o100 else 0o644)
-        finally:
-            os.close(target)
-        os.replace(_TEMPORARY, name, src_dir_fd=parent, dst_dir_fd=parent)
+                    view = view[stream.write(view) :]
+            _strip(target)
+            os.fchmod(target, 0o755 if executable else 0o644)
+        os.replace(TEMPORARY, name, src_dir_fd=parent, dst_dir_fd=parent)
+        return total.hexdigest()
+
+    def _blocks(self, source: int) -> Iterator[bytes]:
+        most = MOST_TOGETHER
+        while block := os.read(source, 1 << 20):
+            most -= len(block)
+            if most < 0:
+                raise BuildError(f"the build left a file of more than {MOST_TOGETHER >> 30} GiB")
+            yield block
+            if len(block) == 1 << 20:
+                self._go_on()
 
     def _check_owner(self, status: os.stat_result, path: str) -> None:
         if status.st_uid not in (self.uid, os.geteuid()):
             raise BuildError(f"the build left {shown(path)}, which belongs to another user")
 
     def _judge_link(self, path: str) -> None:
-        """Raise BuildError for a link that leads out of the release. All links are root's by now."""
         target = os.path.realpath(path)
         if f"{target}/".startswith(f"{self.release}/"):
             return

@@ -23,7 +23,7 @@ from typing import Any
 from . import interpreter
 from .admission import Admission, check_records, read
 from .builder import Builder, remove_tree
-from .execute import KEPT, BuildError, Run
+from .execute import KEPT, BuildError, Run, words
 from .packages import (
     changes,
     contradicts,
@@ -49,6 +49,9 @@ _ADMISSION = "1"
 _OF_THE_APP = ("before_build", "after_build", "static", "shared")
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Characters of what a command said that are repeated.
+_MOST_WORDS = 4000
 
 # A build may use the disk up to here: mebibytes, as a part of what has to be free at its beginning, and files in percent.
 _FLOOR = 5
@@ -110,6 +113,7 @@ class Build:
         self.key = ""
         # The inodes of files that are another release's too, with their paths there.
         self.shared: dict[tuple[int, int], str] = {}
+        self.admitted = self.admitted_app = self.admission()
         self.steps: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
@@ -146,7 +150,7 @@ class Build:
         writable = [self.venv, self.builder.cache, *([self.source] if there else [])]
         code, stdout, stderr = self.builder.run(command, cwd, environment, writable, network=not offline, kept=kept)
         if code != 0:
-            said = (stderr or stdout).strip()
+            said = words(stderr or stdout, _MOST_WORDS)
             raise BuildError(f"'{' '.join(command)}' failed in {cwd}: {said or f'it ended with {code} and said nothing'}{self.hint(said)}")
         return stdout
 
@@ -241,9 +245,9 @@ class Build:
         with self.step("server"):
             self.add_server()
         with self.step("admit"):
-            admitted = self.admit()
+            self.admitted = self.admit()
         with self.step("compile"):
-            Bytecode(self.store, self.python).add(self.venv, admitted.digests, admitted.twins, self.builder.run_alone)
+            Bytecode(self.store, self.python).add(self.venv, self.admitted.digests, self.admitted.twins, self.builder.run_alone)
         if self.recipe.get("after_build"):
             with self.step("after_build"):
                 self.run_hooks("after_build", f"{self.venv}/bin:{_PATH}", VIRTUAL_ENV=self.venv)
@@ -319,7 +323,7 @@ class Build:
         for command in self.recipe[when]:
             code, stdout, stderr = self.builder.run(command, self.app, given, [self.app])
             if code != 0:
-                said = "\n".join(text.strip() for text in (stdout, stderr) if text.strip())[-4000:]
+                said = words("\n".join(text.strip() for text in (stdout, stderr) if text.strip()), _MOST_WORDS)
                 raise BuildError(
                     f"asgi_release_{when}: '{shlex.join(command)}' failed in {self.app}: "
                     f"{said or f'it ended with {code} and said nothing'}{self.hint(said)}"
@@ -327,10 +331,14 @@ class Build:
         self.admit_app()
 
     def admit_app(self) -> None:
-        """Make what is in the application's directory root's, if it has a place there."""
-        admission = Admission(self.path, self.builder.uid, self.python)
-        admission.hashing = False
-        admission.admit(self.app)
+        """Replace what is in the application's directory by root's own, if it has a place there."""
+        self.admitted_app = self.admission()
+        self.admitted_app.admit(self.app)
+
+    def admission(self, store: Store | None = None) -> Admission:
+        admission = Admission(self.path, self.builder.uid, self.python, store)
+        admission.check = self.builder.reason_to_stop
+        return admission
 
     def build_from_app(self) -> None:
         """Have the application's package built from what commands have made of its source."""
@@ -341,6 +349,9 @@ class Build:
     def link_shared(self) -> None:
         for name in self.recipe.get("shared", []):
             link_inside(self.app, name, os.path.join(self.params["shared_root"], name))
+        # By these links others may lead out of the release now.
+        for admission in (self.admitted, self.admitted_app):
+            admission.judge_links()
 
     def environment_key(self) -> str:
         """Return what two releases have in common whose packages are the same, but for the application itself.
@@ -417,18 +428,15 @@ class Build:
                 raise
 
     def admit(self) -> Admission:
-        """Make the virtual environment root's, after a look at all that is in it, and share its files with other releases."""
+        """Replace what is in the virtual environment by root's own, after a look at all of it; its files are other releases' too."""
         # uv leaves its lock behind, which everybody may write to.
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(os.path.join(self.venv, ".lock"))
-        admission = Admission(self.path, self.builder.uid, self.python)
+        admission = self.admission(self.store)
         admission.known = self.shared
         admission.admit(self.venv)
         for site in site_packages(self.venv):
             check_records(site, admission.digests)
-        for path, digest in admission.digests.items():
-            if digest:
-                self.store.share(path, digest)
         return admission
 
     def check_app(self) -> None:

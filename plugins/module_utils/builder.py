@@ -49,13 +49,14 @@ def inherited() -> dict[str, str]:
 def processes_of(uid: int) -> list[str]:
     """Return the processes that a user has, however they were begun, as text for people."""
     found = []
-    for path in glob.glob("/proc/[0-9]*/status"):
+    # Each thread: others may run where the first one has ended.
+    for path in glob.glob("/proc/[0-9]*/task/*/status"):
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
             told = dict(line.rstrip("\n").split(":\t", 1) for line in stream if ":\t" in line)
             # A process that has ended and waits for its parent to notice can do nothing any more.
             if str(uid) in told["Uid"].split() and told["State"][:1] not in ("Z", "X"):
                 found.append(f"{path.split('/')[2]} ({told['Name']})")
-    return found
+    return sorted(set(found))
 
 
 class Builder:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import selectors
 import signal
@@ -28,6 +29,16 @@ class BuildError(Exception):
 
 class StoppedError(BuildError):
     """The command was stopped before its end, and why."""
+
+
+def words(text: str, most: int) -> str:
+    """Return the end of what a command said, for people: without what would mean something to a terminal."""
+    lines = text[-most:].strip().splitlines()
+    return "\n".join(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", _escaped, line) for line in lines)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode("ascii")
 
 
 class Tail:

@@ -58,7 +58,7 @@ _ALWAYS = (
     "CPUWeight=50",
     "OOMScoreAdjust=500",
     "LimitCORE=0",
-    "LimitFSIZE=8G",
+    "LimitFSIZE=4G",
     "TasksMax=2048",
 )
 
@@ -67,7 +67,7 @@ _HIDDEN = ("/run", "/var", "/srv", "/mnt", "/media")
 _HOMES = ("/home", "/root", "/run/user")
 
 # Addresses at which clouds answer every process of a machine, beside those that are link-local.
-_METADATA = ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+_METADATA = ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
 _CLOUD = ipaddress.ip_address("169.254.169.254")
 
 # What a name in `allow` opens.

@@ -17,8 +17,14 @@ from typing import IO
 
 from .execute import BuildError
 
+# What a file has for a name until it is whole. A build that leaves something of that name is refused.
+TEMPORARY = ".steadfast-new"
+
 # Bytecode that is larger is none.
 _MOST_BYTES = 64 << 20
+
+# There cannot be a hard link: on another file system, or to a file with as many as there can be.
+_NO_LINKS = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP)
 
 # Run by the interpreter that the modules are for, isolated: it imports nothing of the release and writes to nothing but its output.
 # Each answer is the module's number, a length, and bytecode in the form that Python keeps it in. What cannot be compiled has no answer.
@@ -56,11 +62,11 @@ RunAlone = Callable[[list[str], bytes, IO[bytes]], tuple[int, str]]
 
 
 def link(old: str, new: str) -> bool:
-    """Make a hard link; return False where there cannot be one: on another file system, or to a file with as many as there can be."""
+    """Make a hard link; return whether there can be one."""
     try:
         os.link(old, new, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+        if error.errno not in _NO_LINKS:
             raise
         return False
     return True
@@ -76,28 +82,34 @@ class Store:
     def __init__(self, directory: str) -> None:
         self.directory = directory
 
+    def path_of(self, digest: str, executable: bool) -> str:
+        return os.path.join(self.directory, digest[:2], f"{digest[2:]}{'-x' if executable else ''}")
+
+    def take(self, digest: str, executable: bool, folder: int, name: str) -> bool:
+        """Put the file of that content in place of `name` in an open directory; return whether there was one."""
+        try:
+            os.link(self.path_of(digest, executable), TEMPORARY, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, *_NO_LINKS):
+                raise
+            return False
+        os.replace(TEMPORARY, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return True
+
     def share(self, path: str, digest: str) -> None:
-        """Make the file at `path` a link to the one of the same content, or have later ones link to it. All of its path is root's.
+        """Have later files of the same content be links to the one at `path`, which is root's alone.
 
         The time of the last change follows from the content too, so that bytecode stays valid for it.
         """
         moment = 315532800 + int(digest[:7], 16)
         os.utime(path, (moment, moment), follow_symlinks=False)
         status = os.lstat(path)
-        if status.st_size == 0:
-            return
-        kept = os.path.join(self.directory, digest[:2], f"{digest[2:]}{'-x' if status.st_mode & 0o100 else ''}")
-        # Other applications' releases come and go meanwhile.
-        for _attempt in range(3):
-            try:
-                if link(kept, f"{path}.link"):
-                    os.replace(f"{path}.link", path)
-                return
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
-                with contextlib.suppress(FileExistsError):
-                    link(path, kept)
-                    return
+        if status.st_size:
+            kept = self.path_of(digest, bool(status.st_mode & 0o100))
+            os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
+            # Another application's build may have the same file just now; and a store may be on another file system.
+            with contextlib.suppress(FileExistsError):
+                link(path, kept)
 
     def prune(self) -> int:
         """Remove what no release links to. Returns the bytes that this made free."""
@@ -169,9 +181,8 @@ class Bytecode:
                 self._keep(data, wanted, kept)
 
     def _keep(self, data: bytes, wanted: str, kept: str) -> None:
-        with open(f"{wanted}.new", "xb") as stream:
+        with open(wanted, "xb") as stream:
             stream.write(data)
-        os.rename(f"{wanted}.new", wanted)
         if kept.startswith(f"{self.directory}/"):
             os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
             with contextlib.suppress(FileExistsError):

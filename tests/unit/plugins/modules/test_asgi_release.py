@@ -195,11 +195,11 @@ def test_the_mark_comes_last(build: Build, releases: Path, monkeypatch: pytest.M
     """A machine that dies in the middle of any step leaves no release that looks complete."""
     real = os.replace
 
-    def replace(old: str, new: str) -> None:
+    def replace(old: str, new: str, **options: Any) -> None:
         if new.endswith("release.json"):
             assert "gunicorn-9" in packages(releases / "1.0-abc")
             raise KeyboardInterrupt
-        real(old, new)
+        real(old, new, **options)
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
