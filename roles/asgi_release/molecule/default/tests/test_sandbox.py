@@ -67,7 +67,7 @@ attempts = {
     "the environment": lambda: written("../.venv/pyvenv.cfg"),
     "the lock": lambda: open("../../.lock"),
     "other processes": lambda: [each for each in os.listdir("/proc") if each.isdigit() and os.stat(f"/proc/{each}").st_uid == 0][0],
-    "a user namespace": lambda: os.unshare(os.CLONE_NEWUSER) if hasattr(os, "unshare") else subprocess.run(["unshare", "-U", "true"], check=True),
+    "a user namespace": lambda: subprocess.run(["unshare", "-U", "true"], check=True, capture_output=True),
     "setuid": lambda: os.chmod("probe.py", 0o4755),
     "a higher priority": lambda: os.nice(-1),
     "io_uring": lambda: 1 / (ctypes.CDLL(None).syscall(425, 1, None) + 1),
