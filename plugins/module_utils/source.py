@@ -51,6 +51,9 @@ _OF_GIT = re.compile(
 # Of what a repository's own settings can run, nothing does.
 GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never")
 
+# A module that is larger is not looked into.
+_MOST_OF_A_MODULE = 1 << 20
+
 # Needed whatever .gitignore says: without it there is nothing to build from.
 _ALWAYS = ("uv.lock",)
 
@@ -354,7 +357,9 @@ def find_app(import_path: str, roots: Iterable[str]) -> str:
 def _missing_name(path: str, name: str) -> str:
     """Return '' if the module at `path` can have `name`, otherwise what is wrong."""
     with open(path, "rb") as stream:
-        content = stream.read()
+        content = stream.read(_MOST_OF_A_MODULE + 1)
+    if len(content) > _MOST_OF_A_MODULE:
+        return ""
     try:
         tree = ast.parse(content, filename=path)
     except (ValueError, RecursionError, MemoryError):

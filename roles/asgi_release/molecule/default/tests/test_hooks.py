@@ -69,7 +69,7 @@ def releases(host: Host) -> list[str]:
 def test_the_commands_have_written_into_the_release_which_is_root_s(host: Host) -> None:
     for path in releases(host):
         assert host.file(f"{path}/app/staticfiles/admin/css/base.css").is_file
-        assert host.file(f"{path}/app/built-by").content_string.strip() == "asgi-build"
+        assert host.file(f"{path}/app/built-by").content_string.strip() == "asgi-build-site"
     assert host.check_output(f"find {SITE} ! -type l '(' ! -user root -o -perm /022 ')'") == ""
     assert host.check_output(f"find {SITE}/releases/*/app -name '*.pyc'") == ""
 

@@ -50,7 +50,7 @@ def deployed(play: Play) -> subprocess.CompletedProcess[str]:
     """Django and the server on all hosts, from the controller's index; then once more, while the index does not answer."""
     server = "{{ lookup('ansible.builtin.file', '" + DJANGO + "/../../../roles/asgi_release/files/server-requirements.txt') }}"
     django = role("cutoff", DJANGO, "site_asgi:application", asgi_release_server_requirements=server)
-    gone = {"ansible.builtin.shell": "rm -r /opt/cutoff/releases/* /opt/uv/cache/uv/*"}
+    gone = {"ansible.builtin.shell": "rm -r /opt/cutoff/releases/* /opt/uv/cache/users/*/*"}
     again = role("cutoff", DJANGO, "site_asgi:application", asgi_release_server_requirements=server, asgi_release_index_url=NOWHERE)
     return play("all", [directory("cutoff"), *cut_off(django, gone, again)])
 
