@@ -33,7 +33,7 @@ from .packages import (
     too_old,
     with_credentials,
 )
-from .sandbox import Sandbox, configuration, local_files
+from .build_unit import Sandbox, configuration, local_files
 from .slots import utc
 from .source import find_app, unpack
 from .static import held, publish, static_files, union_of

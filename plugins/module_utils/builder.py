@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from .execute import KEPT, BuildError, Run, StoppedError, execute
-from .sandbox import Sandbox
+from .build_unit import Sandbox
 from .units import run_command
 
 # A login's own. The rest of the environment (an index, a proxy) is meant for the build.

@@ -342,7 +342,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.builder import user
 from ansible_collections.steadfast.asgi.plugins.module_utils.execute import BuildError, Run, StoppedError
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import describe, installed_packages
-from ansible_collections.steadfast.asgi.plugins.module_utils.sandbox import ALLOWABLE
+from ansible_collections.steadfast.asgi.plugins.module_utils.build_unit import ALLOWABLE
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.steadfast.asgi.plugins.module_utils import sandbox
+from ansible_collections.steadfast.asgi.plugins.module_utils import build_unit
 from ansible_collections.steadfast.asgi.plugins.module_utils.execute import BuildError
-from ansible_collections.steadfast.asgi.plugins.module_utils.sandbox import Sandbox
+from ansible_collections.steadfast.asgi.plugins.module_utils.build_unit import Sandbox
 
 HOSTS = {
     "localhost": ["127.0.0.1", "::1"],
@@ -34,14 +34,14 @@ def network(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise OSError
         return [(0, 0, 0, "", (address, 0)) for address in HOSTS[host]]
 
-    monkeypatch.setattr(sandbox, "nameservers", servers)
-    monkeypatch.setattr(sandbox, "own_addresses", lambda: ["10.0.0.9", "2001:db8::9"])
+    monkeypatch.setattr(build_unit, "nameservers", servers)
+    monkeypatch.setattr(build_unit, "own_addresses", lambda: ["10.0.0.9", "2001:db8::9"])
     monkeypatch.setattr("socket.getaddrinfo", found)
     return played
 
 
 def decide(allow: list[str], *configured: str) -> tuple[set[str], set[str]]:
-    found = list(sandbox.addresses(allow, configured))
+    found = list(build_unit.addresses(allow, configured))
     return tuple({each.partition("=")[2] for each in found if each.startswith(kind)} for kind in ("IPAddressDeny", "IPAddressAllow"))  # type: ignore[return-value]
 
 
@@ -112,7 +112,7 @@ def test_the_unit_sees_its_release_and_no_other_application(tmp_path: Path, monk
     home = f"{tmp_path}/shop"
     (tmp_path / "var").mkdir()
     (tmp_path / "var/index").mkdir()
-    monkeypatch.setattr(sandbox, "_HIDDEN", (f"{tmp_path}/var", f"{tmp_path}/nothing"))
+    monkeypatch.setattr(build_unit, "_HIDDEN", (f"{tmp_path}/var", f"{tmp_path}/nothing"))
     walls = Sandbox("builder", home, f"{home}/releases/1", readable=[f"{tmp_path}/var/index", f"{tmp_path}/var/a b", "/usr/share"])
     told = walls.properties("/", [f"{home}/releases/1/app"], 12.7, network=True)
     assert {f"TemporaryFileSystem={each}:ro,mode=755" for each in (home, f"{tmp_path}/var")} <= set(told)
@@ -142,10 +142,10 @@ def test_sockets_in_files_are_opened_by_name() -> None:
 
 def test_file_urls_are_readable() -> None:
     texts = ["file:///srv/python/list.json", "https://example.org", 'find-links = ["file:///srv/my%20wheels"]']
-    assert sandbox.local_files(texts) == ["/srv/python/list.json", "/srv/my wheels"]
+    assert build_unit.local_files(texts) == ["/srv/python/list.json", "/srv/my wheels"]
 
 
 def test_the_addresses_of_a_host_are_known() -> None:
-    found = sandbox.own_addresses()
+    found = build_unit.own_addresses()
     assert not [each for each in found if each.startswith(("127.", "fe80:"))]
     assert all(ipaddress.ip_address(each) for each in found)
