@@ -17,6 +17,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, argv
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import legible
 from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     LOCKS,
     Pinned,
@@ -468,7 +469,7 @@ class ActionModule(ActionBase):
                     pack(again.files, archive)
                     archive.flush()
             except (SourceError, OSError) as error:
-                raise AnsibleActionFail(str(error)) from error
+                raise AnsibleActionFail(legible(str(error))) from error
             remote = self._connection._shell.join_path(self._make_tmp_path(), "source.tar.gz")
             self._transfer_file(archive.name, remote)
         try:

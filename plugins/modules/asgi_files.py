@@ -224,10 +224,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import CredentialError, Credentials
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import fingerprint
 
 _DEFAULT_MODES = {"file": 0o644, "directory": 0o755}
@@ -482,7 +482,7 @@ def read(paths: list[str]) -> dict[str, str]:
     return found
 
 
-def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
+def take_secrets(module: Module) -> list[dict[str, Any]]:
     """Return the secrets in the form of `files`, and leave them in nothing that the module returns.
 
     Ansible would blot out each value of a secret parameter wherever it occurs. Here these are names of users and modes too, so that
@@ -494,7 +494,7 @@ def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
     return taken
 
 
-def run(module: AnsibleModule) -> dict[str, Any]:
+def run(module: Module) -> dict[str, Any]:
     """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
     wanted, plan, diff = compare(module.params["files"] + take_secrets(module), module.check_mode)
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
@@ -545,7 +545,7 @@ def fingerprint_in(directory: str | None, wanted: list[Entry]) -> dict[str, Any]
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "files": {
                 "type": "list",

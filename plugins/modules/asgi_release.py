@@ -315,7 +315,6 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
@@ -330,6 +329,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.build import (
     remove_release,
     take_over,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     changes,
@@ -367,7 +367,7 @@ def uv_environment(params: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def secret_environment(module: AnsibleModule) -> dict[str, str]:
+def secret_environment(module: Module) -> dict[str, str]:
     """Return the environment of the commands, and keep its values out of all that the module says.
 
     Ansible blots out each value of a secret parameter wherever it occurs. For a short one, such as "1", that would leave nothing
@@ -394,7 +394,7 @@ def _numbers(path: str) -> list[int]:
 class Build:
     """One build on the host."""
 
-    def __init__(self, module: AnsibleModule, environment: dict[str, str]) -> None:
+    def __init__(self, module: Module, environment: dict[str, str]) -> None:
         self.module = module
         self.environment = environment
         self.params = module.params
@@ -771,7 +771,7 @@ class Build:
 def main() -> None:
     text = {"type": "str", "default": ""}
     secret = {"type": "str", "default": "", "no_log": True}
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "source": {"type": "str", "required": True},
             "subdirectory": text,

@@ -5,7 +5,9 @@
 
     asgi_acme.py status JSON    say what the role has to do; changes nothing
     asgi_acme.py obtain NAME    get a certificate if one is needed; the role reloads what uses it
-    asgi_acme.py renew          what the timer runs: get what is needed for every name, and reload what uses it
+    asgi_acme.py renew          what the timer's service runs: get what is needed for every name, and reload what uses it
+
+`obtain` leaves its work to that service. What its sandbox forbids, to a hook for example, is found out at once and not in two months.
 
 certbot speaks ACME. This program decides when, answers challenges where nothing else does, judges what certbot brings, and puts key
 and chain into service in one rename, or leaves everything as it is.
@@ -13,7 +15,6 @@ and chain into service in one rename, or leaves everything as it is.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -43,6 +44,9 @@ WEBROOT = Path("/var/lib/asgi-acme")
 LOGS = Path("/var/log/asgi-acme")
 CHALLENGES = ".well-known/acme-challenge"
 LOCK = Path("/run/asgi-acme.lock")
+# What the service is asked to do out of turn, NAME.wanted, and its answers, NAME.answer. certbot works here too.
+REQUESTS = Path("/run/asgi-acme")
+SERVICE = "asgi-acme.service"
 # asgi_nginx looks here for the time of the last reload.
 RELOADED = Path("/run/asgi-nginx-reloaded")
 # The name comes before every other site's, so that nginx takes this one for the names in it.
@@ -211,7 +215,7 @@ class Listener(ThreadingHTTPServer):
     """Both kinds of addresses, where the kernel has both."""
 
     daemon_threads = True
-    address_family = socket.AF_INET6 if os.path.exists("/proc/net/if_inet6") else socket.AF_INET
+    address_family = socket.AF_INET6 if os.path.exists("/proc/self/net/if_inet6") else socket.AF_INET
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
@@ -282,7 +286,7 @@ def nginx_runs() -> bool:
 
 def stand_in(names: list[str]) -> str:
     """A site for names that nginx does not know, or sends on to HTTPS before it could answer a challenge."""
-    ipv6 = f"    listen [::]:{HTTP_PORT};\n" if os.path.exists("/proc/net/if_inet6") else ""
+    ipv6 = f"    listen [::]:{HTTP_PORT};\n" if os.path.exists("/proc/self/net/if_inet6") else ""
     return (
         "# Written by asgi_acme.py for as long as it takes to get a certificate.\n"
         f"server {{\n    listen {HTTP_PORT};\n{ipv6}    server_name {' '.join(names)};\n"
@@ -459,27 +463,24 @@ def issue(config: Config, names: list[str]) -> None:
 # Services
 
 
-def workers(master: str) -> set[str]:
-    """Return the processes of nginx's that accept connections: one that has been told to leave says so in its title."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with suppress(OSError):
-            mine = re.search(rf"^PPid:\s*{master}$", status.read_text(), re.MULTILINE)
-            if mine and b"shutting down" not in (status.parent / "cmdline").read_bytes():
-                found.add(status.parent.name)
-    return found
+def workers() -> set[str]:
+    """Return the processes of nginx's that accept connections: one that has been told to leave says so in its title.
+
+    systemd tells the titles. The service itself sees no process of another user.
+    """
+    told = run("systemctl", "status", "--lines=0", "--full", "--no-pager", "nginx").stdout
+    return set(re.findall(r"(\d+) \"?nginx: worker process\"?\s*$", told, re.MULTILINE))
 
 
 def reload_nginx() -> None:
     """Reload, and see that new workers alone accept. Raises AcmeError: `systemctl reload` does not tell, and is over before that."""
     if refusal := nginx_refuses():
         raise AcmeError(f"nginx is not reloaded, because it refuses its configuration:\n{refusal}")
-    master = run("systemctl", "show", "--property=MainPID", "--value", "nginx").stdout.strip()
-    before, started = workers(master), time.time()
+    before, started = workers(), time.time()
     done = run("systemctl", "reload", "nginx")
     deadline = time.monotonic() + 15
     while done.returncode == 0 and time.monotonic() < deadline:
-        now = workers(master)
+        now = workers()
         if now and not now & before:
             RELOADED.touch()
             os.utime(RELOADED, (started, started))
@@ -588,25 +589,77 @@ def renew(config: Config) -> str:
     return "\n".join(f"{config.name}: {text}" for text in wrong)
 
 
+def ask_the_service(name: str) -> int:
+    """Have the service do what `obtain` is to do, and say what it said."""
+    REQUESTS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    wanted, answer = REQUESTS / f"{name}.wanted", REQUESTS / f"{name}.answer"
+    answer.unlink(missing_ok=True)
+    wanted.touch()
+    try:
+        # A run of the timer's may be on its way and have looked for requests already. To start it is to wait for it.
+        for _ in range(2):
+            done = subprocess.run(["systemctl", "start", SERVICE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if answer.exists():
+                break
+        else:
+            say(f"{SERVICE} did not do it: {done.stderr.strip() or 'it has left no answer'} See journalctl --unit={SERVICE}.")
+            return 1
+        told = json.loads(answer.read_text(encoding="utf-8"))
+    finally:
+        wanted.unlink(missing_ok=True)
+        answer.unlink(missing_ok=True)
+    if told["wrong"]:
+        say(told["wrong"])
+        return 1
+    print(json.dumps(told["result"]))
+    return 0
+
+
+def serve(wanted: Path) -> None:
+    """Answer one request."""
+    told: dict[str, Any] = {"wrong": "", "result": {}}
+    try:
+        told["result"] = obtain(load(wanted.stem))
+    except AcmeError as error:
+        told["wrong"] = str(error)
+    except (OSError, ValueError, TypeError) as error:
+        told["wrong"] = f"{type(error).__name__}: {error}"
+    temporary = wanted.with_suffix(".new")
+    temporary.write_text(json.dumps(told), encoding="utf-8")
+    temporary.replace(wanted.with_suffix(".answer"))
+    wanted.unlink(missing_ok=True)
+
+
+def work() -> list[str]:
+    """Do what was asked for, or else what is due; returns what went wrong with the latter."""
+    # From a run that was killed.
+    STAND_IN.unlink(missing_ok=True)
+    if requests := sorted(REQUESTS.glob("*.wanted")):
+        for wanted in requests:
+            serve(wanted)
+        # Who has asked reports what went wrong. The service has not failed, so nobody is alarmed (OnFailure=).
+        return []
+    return [said for path in sorted(ACME.glob("*.json")) if (said := renew(load(path.stem)))]
+
+
 def main(arguments: list[str]) -> int:
     command, *rest = arguments
     if command == "status":
         print(json.dumps(status(Config(**json.loads(rest[0])))))
         return 0
+    if command == "obtain":
+        return ask_the_service(rest[0])
     os.umask(0o022)
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
-    with open(LOCK, "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # From a run that was killed.
-        STAND_IN.unlink(missing_ok=True)
-        if command == "obtain":
-            try:
-                print(json.dumps(obtain(load(rest[0]))))
-            except AcmeError as error:
-                say(str(error))
-                return 1
-            return 0
-        wrong = [said for path in sorted(ACME.glob("*.json")) if (said := renew(load(path.stem)))]
+    # The collection's own, beside this file. An isolated interpreter does not look there by itself.
+    sys.path.append(str(Path(__file__).resolve().parent))
+    from locks import LockedError, locked
+
+    try:
+        with locked(str(LOCK), 3600, {"pid": os.getpid()}, what="another run of asgi_acme.py", remedy="Look at that process"):
+            wrong = work()
+    except LockedError as error:
+        wrong = [str(error)]
     for said in wrong:
         say(said)
     return 1 if wrong else 0
