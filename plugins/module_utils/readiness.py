@@ -251,7 +251,8 @@ class Target:
         connection = self._connection(timeout)
         connection.response_class = _Response
         # The connection's own timeout is for each step. A server that sends a byte now and then would never reach it.
-        watchdog = threading.Timer(2 * timeout, lambda: _hang_up(connection))
+        over = threading.Event()
+        watchdog = threading.Timer(2 * timeout, lambda: _hang_up(connection, over))
         watchdog.daemon = True
         try:
             watchdog.start()
@@ -262,6 +263,9 @@ class Target:
             connection.request("GET", self.path, headers={"Connection": "keep-alive", "Accept": "application/json, */*"})
             response = connection.getresponse()
             body = response.read(_BODY_LIMIT)
+            if over.is_set():
+                # What was cut off may look like a whole head.
+                return Answer(error=f"the answer took longer than {2 * timeout:g} s")
             if response.length and len(body) < _BODY_LIMIT:
                 return Answer(error=f"the answer ended {response.length} bytes too early")
             # Behind a URL there may be a proxy or another host: then only the answer counts.
@@ -275,7 +279,8 @@ class Target:
             connection.close()
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
+def _hang_up(connection: http.client.HTTPConnection, over: threading.Event) -> None:
+    over.set()
     with suppress(OSError, AttributeError):
         connection.sock.shutdown(socket.SHUT_RDWR)
 
