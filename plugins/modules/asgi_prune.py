@@ -72,10 +72,10 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.build import store_of
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     SLOTS,
@@ -147,7 +147,7 @@ def needed(layout: Layout) -> set[str]:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "keep": {"type": "int", "default": 5},
@@ -161,7 +161,7 @@ def main() -> None:
     prune(module, Layout(module.params["app"]))
 
 
-def prune(module: AnsibleModule, layout: Layout) -> None:
+def prune(module: Module, layout: Layout) -> None:
     """Remove what is not needed, and end the module."""
     removed: list[str] = []
     try:

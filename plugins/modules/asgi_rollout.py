@@ -266,10 +266,10 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import ReleaseError, find_release, no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
@@ -288,13 +288,13 @@ def find_way_back(params: dict[str, Any], layout: Layout) -> None:
         params["release"] = find_release(layout, os.path.basename(named))
 
 
-def warn(module: AnsibleModule, rollout: Rollout) -> None:
+def warn(module: Module, rollout: Rollout) -> None:
     for warning in rollout.warnings:
         module.warn(warning)
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "release": {"type": "path"},
