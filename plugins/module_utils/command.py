@@ -25,6 +25,7 @@ from .units import Systemd, UnitError
 _SERVER_ONLY = re.compile(
     r"(Type|NotifyAccess|Exec\w+|KillMode|Timeout\w+|Restart\w*|SuccessExitStatus|Watchdog\w+|Runtime\w+Sec|Sockets)="
 )
+_CONTROL = re.compile(r"[\x01-\x1f\x7f]")
 _LINES = 500
 # Words that stand for something only in a shell.
 _OF_A_SHELL = frozenset(["&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"])
@@ -76,7 +77,9 @@ def argv(command: object) -> list[str]:
 def quoted(argument: str) -> str:
     """Return one argument as systemd wants it in a command line (systemd.service(5), COMMAND LINES)."""
     escaped = argument.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t").replace("%", "%%")
-    return f'"{escaped}"'
+    # A carriage return ends a line too, and what follows would be a directive of the unit's own.
+    plain = _CONTROL.sub(lambda found: "\\x" + format(ord(found.group()), "02x"), escaped)
+    return f'"{plain}"'
 
 
 def command_unit(text: str, layout: Layout, around: Surroundings, name: str, command: Sequence[str], timeout: int) -> str:
@@ -87,7 +90,8 @@ def command_unit(text: str, layout: Layout, around: Surroundings, name: str, com
     if around.release:
         text = text.replace(f"{layout.slots}/%i/release", around.release)
     text = text.replace(f"/etc/{layout.app}/%i", around.settings).replace("%i", name)
-    lines = text.replace("\\\n", " ").splitlines()
+    # Where systemd ends a line, and nowhere else: a value may have what is a line's end for Python alone.
+    lines = re.split(r"\r\n|\n|\r", text.replace("\\\n", " "))
     start = next((line for line in lines if line.startswith("ExecStart=")), "ExecStart=/usr/bin/python3")
     # The server's interpreter, without the characters that systemd takes in front of it.
     programs = os.path.dirname(start.removeprefix("ExecStart=").lstrip("-+!:@").split()[0])
