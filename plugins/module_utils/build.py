@@ -22,6 +22,7 @@ from typing import Any
 
 from . import interpreter
 from .admission import Admission, check_records, read
+from .build_unit import Sandbox, configuration, local_files
 from .builder import Builder, remove_tree
 from .execute import KEPT, BuildError, Run, words
 from .packages import (
@@ -33,7 +34,6 @@ from .packages import (
     too_old,
     with_credentials,
 )
-from .sandbox import Sandbox, configuration, local_files
 from .slots import utc
 from .source import find_app, unpack
 from .static import held, publish, static_files, union_of

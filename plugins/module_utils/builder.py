@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
+from .build_unit import Sandbox
 from .execute import KEPT, BuildError, Run, StoppedError, execute
-from .sandbox import Sandbox
 from .units import run_command
 
 # A login's own. The rest of the environment (an index, a proxy) is meant for the build.

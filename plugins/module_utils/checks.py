@@ -414,6 +414,10 @@ def _check_service_tls(given: Given) -> Iterator[str]:
         )
 
 
+# The directives that set variables for every command of a unit, those of root's among them.
+_OF_THE_ENVIRONMENT = ("Environment", "EnvironmentFile", "PassEnvironment")
+
+
 def _check_service_sandbox(given: Given) -> Iterator[str]:
     for path in given["asgi_service_sandbox_writable_paths"]:
         if not is_plain_path(path):
@@ -435,6 +439,11 @@ def _check_service_sandbox(given: Given) -> Iterator[str]:
             "AF_NETLINK."
         )
     directives = given["asgi_service_directives"]
+    if isinstance(directives, dict) and (names := [name for name in _OF_THE_ENVIRONMENT if name in directives]):
+        yield (
+            f"asgi_service_directives has {', '.join(names)}, which would also reach the commands that root runs in the unit. Put the "
+            "variables into asgi_service_environment, which the application's own processes get."
+        )
     if (
         not isinstance(directives, dict)
         or misfits(r"[A-Z][A-Za-z0-9]*", directives)
@@ -456,6 +465,11 @@ def _check_service_environment(given: Given) -> Iterator[str]:
             yield (
                 f"asgi_service_environment has the names {shown(names)}, which cannot be environment variables. Use letters, digits and "
                 "underscores, not beginning with a digit."
+            )
+        if broken := [name for name, value in environment.items() if "\0" in str(value)]:
+            yield (
+                f"asgi_service_environment has values with a NUL character, for {shown(broken)}, which no environment can carry. Take it "
+                "out, or use asgi_service_credentials."
             )
         if compound := [name for name, value in environment.items() if not isinstance(value, (str, int, float))]:
             yield (

@@ -334,19 +334,19 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.build import Build
+from ansible_collections.steadfast.asgi.plugins.module_utils.build_unit import ALLOWABLE
 from ansible_collections.steadfast.asgi.plugins.module_utils.builder import user_of
 from ansible_collections.steadfast.asgi.plugins.module_utils.execute import BuildError, Run, StoppedError
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import describe, installed_packages
-from ansible_collections.steadfast.asgi.plugins.module_utils.sandbox import ALLOWABLE
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
 
 
-def secret_environment(module: AnsibleModule) -> dict[str, str]:
+def secret_environment(module: Module) -> dict[str, str]:
     """Return the environment of the commands, and keep its values out of all that the module says.
 
     Ansible blots out each value of a secret parameter wherever it occurs. For a short one, such as "1", that would leave nothing
@@ -383,7 +383,7 @@ def alone(build: Build, run: Run, timeout: float) -> Iterator[None]:
 def main() -> None:
     text = {"type": "str", "default": ""}
     secret = {"type": "str", "default": "", "no_log": True}
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "source": {"type": "str", "required": True},
             "subdirectory": text,

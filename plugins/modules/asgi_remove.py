@@ -76,11 +76,11 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.builder import comment_of, user_of
 from ansible_collections.steadfast.asgi.plugins.module_utils.checks import check_app
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, UNITS, Layout, deployer, utc
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError, survive_disconnect
@@ -116,8 +116,7 @@ class Removal:
         self.home = f"{root}/opt/{app}"
         self.mark = f"{self.home}/.steadfast-asgi"
         self.units_of_slots = [f"{app}@{slot}.{kind}" for kind in ("socket", "service") for slot in SLOTS]
-        # A hyphen in a slice's name would make it a child of another one.
-        self.slice = f"asgi-{app.replace('-', '_')}.slice"
+        self.slice = layout.slice
         self.certificates = f"{root}/etc/asgi-certificates"
         self.written = [f"{root}/var/{place}/{app}" for place in ("lib", "cache", "log")]
 
@@ -270,7 +269,7 @@ def run(removal: Removal, check_mode: bool, removed: list[str]) -> None:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={"app": {"type": "str", "required": True}, "data": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import subprocess
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://debian13"]
 
-PLAIN = f"{os.environ['STEADFAST_ROOT']}/tests/apps/plain"
+PLAIN = f"{Path(__file__).resolve().parents[4]}/tests/apps/plain"
 FILES = Path(__file__).resolve().parents[1] / "files"
 RELEASES = "/opt/other/releases"
 UNIT = "asgi-build-other.service"

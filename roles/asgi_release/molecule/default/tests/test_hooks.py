@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://debian13"]
 
-DJANGO = Path(os.environ["STEADFAST_ROOT"]) / "tests/apps/django"
+DJANGO = Path(__file__).resolve().parents[4] / "tests/apps/django"
 SITE = "/opt/site"
 SECRET = "hunter2-of-the-build"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-DJANGO = f"{os.environ['STEADFAST_ROOT']}/tests/apps/django"
+DJANGO = f"{Path(__file__).resolve().parents[4]}/tests/apps/django"
 NOWHERE = "http://127.0.0.1:9/simple"
 
 Play = Callable[..., subprocess.CompletedProcess[str]]
