@@ -569,6 +569,6 @@ def test_an_archive_writes_nothing_by_way_of_a_link(tmp_path: Path, target: str)
             if name == "source/link":
                 info.type, info.linkname = tarfile.SYMTYPE, target
             archive.addfile(info)
-    with (tmp_path / "packed").open("rb") as stream, pytest.raises(SourceError, match="below source/link, which is a link"):
-        unpack(stream, str(tmp_path / "unpacked"))
+    with (tmp_path / "packed").open("rb") as packed, pytest.raises(SourceError, match="below source/link, which is a link"):
+        unpack(packed, str(tmp_path / "unpacked"))
     assert not (tmp_path / "unpacked/source/inside/passwd").exists()
