@@ -238,10 +238,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import CredentialError, Credentials
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import fingerprint
 
 _DEFAULT_MODES = {"file": 0o644, "directory": 0o755}
@@ -510,7 +510,7 @@ def read(paths: list[str]) -> dict[str, str]:
     return found
 
 
-def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
+def take_secrets(module: Module) -> list[dict[str, Any]]:
     """Return the secrets in the form of `files`, and leave them in nothing that the module returns.
 
     Ansible would blot out each value of a secret parameter wherever it occurs. Here these are names of users and modes too, so that
@@ -522,7 +522,7 @@ def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
     return taken
 
 
-def run(module: AnsibleModule) -> dict[str, Any]:
+def run(module: Module) -> dict[str, Any]:
     """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
     wanted, plan, diff = compare(module.params["files"] + take_secrets(module), module.check_mode)
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
@@ -579,7 +579,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     return result | fingerprint_in(directory, wanted)
 
 
-def refuse_what_is_not_ours(module: AnsibleModule) -> None:
+def refuse_what_is_not_ours(module: Module) -> None:
     """Fail where `validate` refuses what is there already, for something that is not among the files."""
     command = module.params["validate"]
     rc, stdout, stderr = judge(module, command)
@@ -597,7 +597,7 @@ def refuse_what_is_not_ours(module: AnsibleModule) -> None:
         )
 
 
-def judge(module: AnsibleModule, command: list[str]) -> tuple[int, str, str]:
+def judge(module: Module, command: list[str]) -> tuple[int, str, str]:
     """Run the command that judges the files; a command that cannot be run refuses."""
     try:
         found: tuple[int, str, str] = module.run_command(command, handle_exceptions=False, expand_user_and_vars=False)
@@ -616,7 +616,7 @@ def fingerprint_in(directory: str | None, wanted: list[Entry]) -> dict[str, Any]
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "files": {
                 "type": "list",

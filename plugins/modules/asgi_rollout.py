@@ -38,13 +38,25 @@ options:
     type: path
   rollback:
     description:
-      - Go back to O(release), or, without it, to the last release that was live before the present one. That is read from the
-        application's history, C(/opt/APP/history.jsonl).
-      - A slot that has run that release is started with the settings that it had then, another one with those of the live slot.
+      - Go back to O(release) with the settings that it last ran with. Without it, go back to what was live before, which is a release
+        together with its settings. That is read from the application's history, C(/opt/APP/history.jsonl).
+      - The settings of before are kept in C(/etc/APP/kept). Where they are not known, as for what an older version of this collection
+        made live, a slot that has run the release is started with the settings that it has, and another one with those of the live slot.
         What is in C(/etc/APP/next) waits for the next deployment.
-      - The release that was live is withdrawn by this. A later rollback passes over it until it is deployed again.
+      - What was live is withdrawn by this. A later rollback passes over it until it is deployed again. From one release to another the
+        whole release is withdrawn, and within one release only its settings.
     type: bool
     default: false
+  rollback_run:
+    description:
+      - With O(rollback), go back to what the run with this ID replaced on this host. Where it replaced nothing, because it failed, did
+        not reach the host or was rolled back, nothing is done. Where another run has replaced it since, the task fails.
+    type: str
+    default: ''
+  run:
+    description: The ID of the run that this task belongs to, for the history. All hosts of a run have the same.
+    type: str
+    default: ''
   strategy:
     description:
       - V(rollout) boots the idle slot beside the live one. No request waits.
@@ -183,7 +195,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 way:
-  description: V(rollout), V(reload) or V(restart); V(settle) if only the rest of an interrupted run was done, V(nothing) if there was none.
+  description: V(rollout), V(reload) or V(restart); V(settle) if only the rest of an interrupted run was done or what was
+    not as it has to be was reconciled, V(nothing) if there was nothing to do.
   returned: success
   type: str
 old_pids:
@@ -215,6 +228,14 @@ reason:
   returned: always
   type: str
   sample: another release
+reconciled:
+  description:
+    - What was not as it has to be around the live slot (links, owners, modes, units, the history) and is now, or would be.
+      What cannot be put right here is refused by name.
+  returned: success
+  type: list
+  elements: str
+  sample: ['/opt/shop/slots/blue/socket leads to /run/other.sock, and not to /run/shop/blue.sock']
 steps:
   description: What was done, in order, with the seconds that each step took.
   returned: when a rollout took place or was tried
@@ -245,10 +266,10 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import ReleaseError, find_release, no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
@@ -267,17 +288,19 @@ def find_way_back(params: dict[str, Any], layout: Layout) -> None:
         params["release"] = find_release(layout, os.path.basename(named))
 
 
-def warn(module: AnsibleModule, rollout: Rollout) -> None:
+def warn(module: Module, rollout: Rollout) -> None:
     for warning in rollout.warnings:
         module.warn(warning)
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "release": {"type": "path"},
             "rollback": {"type": "bool", "default": False},
+            "rollback_run": {"type": "str", "default": ""},
+            "run": {"type": "str", "default": ""},
             "strategy": {"type": "str", "choices": ["auto", "reload", "rollout", "restart"], "default": "auto"},
             "bake_time": {"type": "int", "default": 0},
             "check_memory": {"type": "bool", "default": True},
@@ -303,7 +326,10 @@ def main() -> None:
             },
         },
         supports_check_mode=True,
+        mutually_exclusive=[("release", "rollback_run")],
     )
+    if module.params["rollback_run"] and not module.params["rollback"]:
+        module.fail_json(msg=f"rollback_run is {module.params['rollback_run']}, but rollback is false. Set rollback to true.")
     # Directories and links are for the application's user to read, whatever the host's default is.
     os.umask(0o022)
     layout = Layout(module.params["app"])
@@ -316,12 +342,15 @@ def main() -> None:
     release = module.params["release"]
     try:
         if module.check_mode:
-            module.exit_json(**rollout.preview())
+            foretold = rollout.preview()
+            warn(module, rollout)
+            module.exit_json(**foretold)
         if not os.path.isfile(f"{layout.next}/service"):
             unknown = no_such_application(layout) or f"there is no {layout.next}/service on this host"
             raise RolloutError(f"{unknown}. Apply the role asgi_service first.")
         for slot in SLOTS:
-            os.makedirs(f"{layout.slots}/{slot}", mode=0o755, exist_ok=True)
+            if not os.path.lexists(f"{layout.slots}/{slot}"):
+                os.makedirs(f"{layout.slots}/{slot}", mode=0o755)
         survive_disconnect()
         note = {
             "pid": os.getpid(),

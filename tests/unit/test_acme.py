@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import signal
 import socketserver
 import subprocess
@@ -49,7 +50,8 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, path in places.items():
         setattr(module, name, tmp_path / path)
     (tmp_path / "root/acme").mkdir(parents=True)
-    module.certificate = module.load_library(LIBRARY)
+    module.certificate = module.load_library(LIBRARY, "certificate")
+    module.locks = module.load_library(LIBRARY, "locks")
     module.certificate.RELOADED = tmp_path / "reloaded"
     yield module
 
@@ -411,7 +413,7 @@ def test_a_pair_that_nginx_refuses_goes_back(
 
 
 class Nginx:
-    """Processes that look like a master and its workers: what the program sees of nginx is in /proc."""
+    """Processes that look like a master and its workers, of which systemd tells the program the titles."""
 
     WORKER = "nginx: worker process"
     LEAVING = "nginx: worker process is shutting down"
@@ -455,10 +457,15 @@ class Nginx:
 def nginx(acme: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nginx]:
     nginx = Nginx()
     monkeypatch.setattr(acme.certificate, "nginx_refuses", lambda: "")
-    # systemd tells who the master is; the reload itself only sends a signal, and is over at once.
-    monkeypatch.setattr(
-        acme.certificate, "_run", lambda *command: subprocess.CompletedProcess(command, 0, stdout=f"{nginx.master}\n", stderr="")
-    )
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        # As systemd shows them. The reload itself only sends a signal, and is over at once. Newer versions quote the titles.
+        tree = [f"             ├─{pid} {title.removesuffix('60 ').rstrip()}" for pid, title in nginx.children().items()]
+        quoted = [re.sub(r"(nginx: .*)", r'"\1"', line) for line in tree[::2]]
+        stdout = "\n".join(["● nginx.service", *quoted, *tree[1::2]]) if command[1] == "status" else ""
+        return subprocess.CompletedProcess(command, 0, stdout=stdout, stderr="")
+
+    monkeypatch.setattr(acme.certificate, "_run", run)
     yield nginx
     nginx.stop()
 
@@ -485,7 +492,7 @@ def each_time(acme: Any, monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], An
 
 def test_a_worker_that_leaves_accepts_no_more(acme: Any, nginx: Nginx) -> None:
     old, new = nginx.begin(Nginx.LEAVING), nginx.begin(Nginx.WORKER)
-    assert acme.certificate.workers(nginx.master) == {new}
+    assert acme.certificate.workers() == {new}
     assert old in nginx.children()
 
 

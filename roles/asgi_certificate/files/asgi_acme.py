@@ -5,7 +5,9 @@
 
     asgi_acme.py status JSON    say what the role has to do; changes nothing
     asgi_acme.py obtain NAME    get a certificate if one is needed; the role reloads what uses it
-    asgi_acme.py renew          what the timer runs: get what is needed for every name, and reload what uses it
+    asgi_acme.py renew          what the timer's service runs: get what is needed for every name, and reload what uses it
+
+`obtain` leaves its work to that service. What its sandbox forbids, to a hook for example, is found out at once and not in two months.
 
 certbot speaks ACME. This program decides when, answers challenges where nothing else does, has certificate.py judge what certbot
 brings, and puts key and chain into service in one rename, or leaves everything as it is. Of certificates that another tool keeps up to
@@ -14,7 +16,6 @@ date on this host it takes over what has changed, if it can be used.
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -46,6 +47,9 @@ WEBROOT = Path("/var/lib/asgi-acme")
 LOGS = Path("/var/log/asgi-acme")
 CHALLENGES = ".well-known/acme-challenge"
 LOCK = Path("/run/asgi-acme.lock")
+# What the service is asked to do out of turn, NAME.wanted, and its answers, NAME.answer. certbot works here too.
+REQUESTS = Path("/run/asgi-acme")
+SERVICE = "asgi-acme.service"
 # The name comes before every other site's, so that nginx takes this one for the names in it.
 STAND_IN = Path("/etc/nginx/conf.d/00-asgi-acme.conf")
 HTTP_PORT = 80
@@ -57,15 +61,17 @@ class AcmeError(Exception):
     """No certificate, and why. What was in service still is."""
 
 
-# certificate.py, which lies beside this program. `status` does without: it comes before there is anything on the host.
+# certificate.py and locks.py, which lie beside this program. `status` does without: it comes before there is anything on the host.
 certificate: Any = None
+locks: Any = None
 
 
-def load_library(folder: Path) -> ModuleType:
-    """Return certificate.py. By its place, since an isolated interpreter looks into no folder of a program's."""
-    spec = importlib.util.spec_from_file_location("asgi_acme_certificate", folder / "certificate.py")
-    if spec is None or spec.loader is None:
-        raise AcmeError(f"{folder}/certificate.py is missing; run the role asgi_certificate")
+def load_library(folder: Path, name: str) -> ModuleType:
+    """Return a library that lies beside this program. By its place, since an isolated interpreter looks into no folder of a program's."""
+    path = folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"asgi_acme_{name}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise AcmeError(f"{path} is missing; run the role asgi_certificate")
     module = importlib.util.module_from_spec(spec)
     # Its dataclasses look themselves up there.
     sys.modules[spec.name] = module
@@ -245,7 +251,7 @@ class Listener(ThreadingHTTPServer):
     """Both kinds of addresses, where the kernel has both."""
 
     daemon_threads = True
-    address_family = socket.AF_INET6 if os.path.exists("/proc/net/if_inet6") else socket.AF_INET
+    address_family = socket.AF_INET6 if os.path.exists("/proc/self/net/if_inet6") else socket.AF_INET
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
@@ -316,7 +322,7 @@ def nginx_runs() -> bool:
 
 def stand_in(names: list[str]) -> str:
     """A site for names that nginx does not know, or sends on to HTTPS before it could answer a challenge."""
-    ipv6 = f"    listen [::]:{HTTP_PORT};\n" if os.path.exists("/proc/net/if_inet6") else ""
+    ipv6 = f"    listen [::]:{HTTP_PORT};\n" if os.path.exists("/proc/self/net/if_inet6") else ""
     return (
         "# Written by asgi_acme.py for as long as it takes to get a certificate.\n"
         f"server {{\n    listen {HTTP_PORT};\n{ipv6}    server_name {' '.join(names)};\n"
@@ -597,35 +603,83 @@ def renew(config: Config) -> str:
     return "\n".join(f"{config.name}: {text}" for text in wrong)
 
 
+def ask_the_service(name: str) -> int:
+    """Have the service do what `obtain` is to do, and say what it said."""
+    REQUESTS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    wanted, answer = REQUESTS / f"{name}.wanted", REQUESTS / f"{name}.answer"
+    answer.unlink(missing_ok=True)
+    wanted.touch()
+    try:
+        # A run of the timer's may be on its way and have looked for requests already. To start it is to wait for it.
+        for _ in range(2):
+            done = subprocess.run(["systemctl", "start", SERVICE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if answer.exists():
+                break
+        else:
+            say(f"{SERVICE} did not do it: {done.stderr.strip() or 'it has left no answer'} See journalctl --unit={SERVICE}.")
+            return 1
+        told = json.loads(answer.read_text(encoding="utf-8"))
+    finally:
+        wanted.unlink(missing_ok=True)
+        answer.unlink(missing_ok=True)
+    if told["wrong"]:
+        say(told["wrong"])
+        return 1
+    print(json.dumps(told["result"]))
+    return 0
+
+
+def serve(wanted: Path) -> None:
+    """Answer one request."""
+    told: dict[str, Any] = {"wrong": "", "result": {}}
+    try:
+        told["result"] = obtain(config_of(wanted.stem))
+    except AcmeError as error:
+        told["wrong"] = str(error)
+    except Exception as error:
+        told["wrong"] = f"{type(error).__name__}: {error}"
+    temporary = wanted.with_suffix(".new")
+    temporary.write_text(json.dumps(told), encoding="utf-8")
+    temporary.replace(wanted.with_suffix(".answer"))
+    wanted.unlink(missing_ok=True)
+
+
+def work() -> list[str]:
+    """Do what was asked for, or else what is due; returns what went wrong with the latter."""
+    # From a run that was killed.
+    STAND_IN.unlink(missing_ok=True)
+    if requests := sorted(REQUESTS.glob("*.wanted")):
+        for wanted in requests:
+            serve(wanted)
+        # Who has asked reports what went wrong. The service has not failed, so nobody is alarmed (OnFailure=).
+        return []
+    return [said for path in sorted(ACME.glob("*.json")) if (said := keep_up(path.stem))]
+
+
 def main(arguments: list[str]) -> int:
     command, *rest = arguments
     if command == "status":
         print(json.dumps(status(Config(**json.loads(rest[0])))))
         return 0
+    if command == "obtain":
+        return ask_the_service(rest[0])
     os.umask(0o022)
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
-    global certificate
-    certificate = certificate or load_library(Path(__file__).parent)
-    # For root alone: whoever can open it can hold it.
-    with open(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "w", encoding="ascii") as lock:
-        os.fchmod(lock.fileno(), 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # From a run that was killed.
-        STAND_IN.unlink(missing_ok=True)
-        if command == "obtain":
-            try:
-                print(json.dumps(obtain(wanted(rest[0]))))
-            except AcmeError as error:
-                say(str(error))
-                return 1
-            return 0
-        wrong = [said for path in sorted(ACME.glob("*.json")) if (said := keep_up(path.stem))]
+    global certificate, locks
+    folder = Path(__file__).resolve().parent
+    certificate = certificate or load_library(folder, "certificate")
+    locks = locks or load_library(folder, "locks")
+    try:
+        with locks.locked(str(LOCK), 3600, {"pid": os.getpid()}, what="another run of asgi_acme.py", remedy="Look at that process"):
+            wrong = work()
+    except locks.LockedError as error:
+        wrong = [str(error)]
     for said in wrong:
         say(said)
     return 1 if wrong else 0
 
 
-def wanted(name: str) -> Config:
+def config_of(name: str) -> Config:
     config = load(name)
     if isinstance(config, Followed):
         raise AcmeError(f"{name} does not come by ACME")
