@@ -95,7 +95,8 @@ def check_account(given: Given) -> Iterator[str]:
         )
         # The others follow it.
         return
-    if app in _RESERVED or app.startswith("systemd-"):
+    # What builds an application runs as a user that is called asgi-build-APP.
+    if app in _RESERVED or app.startswith(("systemd-", "asgi-build-")):
         yield (
             f"asgi_account_app (asgi_app) is '{app}', a name that the system or a well-known service uses for itself. Choose one "
             f"that only this application has, such as 'shop' or '{app}-app'."
@@ -174,6 +175,12 @@ def check_release(given: Given) -> Iterator[str]:
         yield (
             f"asgi_release_build_user is {shown(builder)}. Name a system user of its own, neither root nor the application's; one that "
             "is not there is made."
+        )
+    timeout, memory = given["asgi_release_build_timeout"], given["asgi_release_build_memory_max"]
+    if not 10 <= int(timeout) <= 86400 or not fits(r"[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%|infinity", memory):
+        yield (
+            f"asgi_release_build_timeout is {timeout} and asgi_release_build_memory_max {shown(memory)}. Use 10 to 86400 seconds, and "
+            "an amount of memory in the form that systemd takes, such as 2G, 75% or infinity."
         )
     extras, groups, package, folder = (given[f"asgi_release_{name}"] for name in ("extras", "groups", "package", "subdirectory"))
     if misfits(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", [*extras, *groups, *([package] if package else [])]) or not fits(
