@@ -851,3 +851,36 @@ def test_gixy_finds_nothing(render: Render, tmp_path: Path, name: str) -> None:
     found = json.loads(done.stdout)
     problems = [problem for problem in found if name not in ACCEPTED.get(problem["plugin"], set())]
     assert problems == []
+
+
+CONFIGURATION = "# configuration file /etc/nginx/conf.d/asgi-shop.conf:"
+WARNING = 'nginx: [warn] conflicting server name "{}" on 0.0.0.0:80, ignored'
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "code", "shown"),
+    [
+        ("present", [CONFIGURATION], 0, ""),
+        ("present", ["nginx: [emerg] no"], 1, "nginx: [emerg] no"),
+        ("present", [CONFIGURATION, WARNING.format("shop.example")], 1, "conflicting server name"),
+        ("present", [CONFIGURATION, WARNING.format("*.shop.test")], 1, "Another site has the same name."),
+        ("present", [CONFIGURATION, WARNING.format("a.shop.test")], 0, ""),
+        ("present", [CONFIGURATION, "secret 1;"], 0, ""),
+        ("present", ["# configuration file /etc/nginx/nginx.conf:"], 1, "nginx does not read /etc/nginx/conf.d/asgi-shop.conf"),
+        ("absent", [WARNING.format("shop.example")], 0, ""),
+    ],
+)
+def test_what_nginx_says_is_judged(evaluate: Render, tmp_path: Path, state: str, said: list[str], code: int, shown: str) -> None:
+    nginx = tmp_path / "nginx"
+    lines = "".join(f"echo '{line}'\n" for line in said)
+    nginx.write_text(f"#!/bin/sh\n[ $1 = -T ] || exit 9\n{lines}exit {int('[emerg]' in said[0])}\n", encoding="utf-8")
+    nginx.chmod(0o755)
+    log = tmp_path / "log"
+    log.touch(0o644)
+    variables = {"asgi_nginx_state": state, "asgi_nginx_redirect_domains": ["*.shop.test"]}
+    judge = evaluate("{{ _asgi_nginx_judge }}", **variables)
+    done = subprocess.run(["sh", "-c", judge, str(nginx), str(log)], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done
+    assert shown in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert log.stat().st_mode & 0o777 == (0o644 if code else 0o640)

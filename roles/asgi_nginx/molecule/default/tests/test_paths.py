@@ -390,6 +390,45 @@ def test_no_way_past_a_location(client: Client, version: str) -> None:
     assert set(odd.values()) <= {"400", "404", "reset", "closed"}, odd
 
 
+CLOSE = "Connection: close\r\n\r\n"
+# Other ways to ask for a path that is closed, which HTTP/1.1 has.
+REQUESTS = {
+    "upper case": f"GET /metrics HTTP/1.1\r\nHost: SHOP.EXAMPLE\r\n{CLOSE}",
+    "a trailing dot": f"GET /metrics HTTP/1.1\r\nHost: shop.example.\r\n{CLOSE}",
+    "a port": f"GET /metrics HTTP/1.1\r\nHost: shop.example:8443\r\n{CLOSE}",
+    "a host in the target": f"GET https://shop.example/metrics HTTP/1.1\r\nHost: unknown.example\r\n{CLOSE}",
+    "another host in the target": f"GET https://unknown.example/metrics HTTP/1.1\r\nHost: {SHOP}\r\n{CLOSE}",
+    "another site's host": f"GET /metrics HTTP/1.1\r\nHost: www.shop.example\r\n{CLOSE}",
+    "an unknown host": f"GET /metrics HTTP/1.1\r\nHost: unknown.example\r\n{CLOSE}",
+    "no host": "GET /metrics HTTP/1.0\r\n\r\n",
+    "two hosts": f"GET /metrics HTTP/1.1\r\nHost: {SHOP}\r\nHost: unknown.example\r\n{CLOSE}",
+    "HTTP/0.9": "GET /metrics\r\n",
+    "HTTP/2.0 on HTTP/1.1": f"GET /metrics HTTP/2.0\r\nHost: {SHOP}\r\n{CLOSE}",
+    "a line before": f"\r\nGET /metrics HTTP/1.1\r\nHost: {SHOP}\r\n{CLOSE}",
+    "line feeds": f"GET /metrics HTTP/1.1\nHost: {SHOP}\nConnection: close\n\n",
+    "the second of two": f"GET /missing HTTP/1.1\r\nHost: {SHOP}\r\n\r\nGET /metrics HTTP/1.1\r\nHost: {SHOP}\r\n{CLOSE}",
+    "a method of its own": f"PURGE /metrics HTTP/1.1\r\nHost: {SHOP}\r\n{CLOSE}",
+    "a websocket": f"GET /metrics HTTP/1.1\r\nHost: {SHOP}\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n",
+    "CONNECT": f"CONNECT {SHOP}:443 HTTP/1.1\r\nHost: {SHOP}\r\n{CLOSE}",
+    "a header with the path": f"GET / HTTP/1.1\r\nHost: {SHOP}\r\nX-Original-URL: /metrics\r\nX-Rewrite-URL: /metrics\r\n{CLOSE}",
+}
+
+
+@pytest.mark.parametrize("name", [SHOP, "www.shop.example", None], ids=["the site", "another name", "no name"])
+def test_no_request_gets_past_a_closed_path(client: Client, name: str | None) -> None:
+    """Whichever site the handshake was with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for request in REQUESTS.values():
+        with context.wrap_socket(client.tcp(443), server_hostname=name) as tls:
+            tls.sendall(request.encode())
+            said = b"".join(iter(lambda tls=tls: tls.recv(65536), b""))  # type: ignore[misc]
+        assert b'"/metrics"' not in said, request
+        # The application answers with what reached it.
+        assert not re.search(rb'":target", "[^"]*metrics', said), request
+
+
 @pytest.mark.parametrize("version", OVER, indirect=True)
 def test_other_paths_reach_the_application_as_they_are(client: Client, version: str) -> None:
     answers = OVER[version](client, LEGITIMATE)
