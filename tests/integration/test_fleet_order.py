@@ -387,3 +387,9 @@ def test_a_host_that_is_away_after_its_switch_ends_the_run(fleet: Fleet) -> None
     code, said = fleet.run(play, "--extra-vars=asgi_serial=2", "--extra-vars=asgi_max_fail_percentage=0")
     assert code != 0
     assert fleet.live() == {"one": "v1", "two": "v1", "three": "v0"}, said
+
+
+def test_an_application_without_migrations_needs_nothing_of_this(fleet: Fleet) -> None:
+    code, said = fleet.run(fleet.play("v1") | {"strategy": "free"}, "--extra-vars", json.dumps({"asgi_rollout_migrate": []}), "--limit=!one")
+    assert code == 0, said
+    assert fleet.live() == {"one": "v0", "two": "v1", "three": "v1"}
