@@ -23,8 +23,11 @@ from .units import Systemd, UnitError
 
 # What is the server's alone: how it is started, watched, reloaded, stopped and started again (systemd.service(5)).
 _SERVER_ONLY = re.compile(
-    r"(Type|NotifyAccess|Exec\w+|KillMode|Timeout\w+|Restart\w*|SuccessExitStatus|Watchdog\w+|Runtime\w+Sec|Sockets)="
+    r"(Type|NotifyAccess|Exec(?!StartPre=/usr/bin/mkdir )\w+|KillMode|Timeout\w+|Restart\w*|SuccessExitStatus|Watchdog\w+|"
+    r"Runtime\w+Sec|Sockets)="
 )
+# What the role starts a server with: what gives it the application's environment, and its interpreter.
+_STARTED = re.compile(r"ExecStart=[-+!:@]*(/bin/sh -ac '[^']*' \S+ )?(\S+)")
 _LINES = 500
 # Words that stand for something only in a shell.
 _OF_A_SHELL = frozenset(["&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"])
@@ -88,9 +91,10 @@ def command_unit(text: str, layout: Layout, around: Surroundings, name: str, com
         text = text.replace(f"{layout.slots}/%i/release", around.release)
     text = text.replace(f"/etc/{layout.app}/%i", around.settings).replace("%i", name)
     lines = text.replace("\\\n", " ").splitlines()
-    start = next((line for line in lines if line.startswith("ExecStart=")), "ExecStart=/usr/bin/python3")
-    # The server's interpreter, without the characters that systemd takes in front of it.
-    programs = os.path.dirname(start.removeprefix("ExecStart=").lstrip("-+!:@").split()[0])
+    # A unit that an earlier version has written names the server alone.
+    started = [found.groups("") for found in map(_STARTED.match, lines) if found]
+    entry, server = started[0] if started else ("", "/usr/bin/python3")
+    programs = os.path.dirname(server)
     path = [programs, "/usr/local/bin", "/usr/bin", "/bin"]
     service = lines[lines.index("[Service]") + 1 :]
     end = next((index for index, line in enumerate(service) if line.startswith("[")), len(service))
@@ -107,7 +111,7 @@ def command_unit(text: str, layout: Layout, around: Surroundings, name: str, com
             "OOMScoreAdjust=1000",
             f"TimeoutStartSec={timeout}",
             # A colon: no dollar sign is replaced.
-            f"ExecStart=:{' '.join(map(quoted, [find_program(command[0], path), *command[1:]]))}",
+            f"ExecStart=:{entry}{' '.join(map(quoted, [find_program(command[0], path), *command[1:]]))}",
             "",
         ]
     )

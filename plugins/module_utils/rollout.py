@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ from .pair import SETTINGS as TLS_SETTINGS
 from .pair import Pair, PairError
 from .readiness import Progress, Target, probe
 from .reload import Reload, ReloadError
+from .sandbox import helper, sandbox
 from .slots import (
     SLOTS,
     UNITS,
@@ -918,22 +920,30 @@ class Rollout:
     def drain(self, slot: str) -> None:
         """Start a unit that waits until no connection to `slot` is left, or the time is over, and then stops it.
 
-        /proc/net/unix lists an accepted connection under the name of the listening socket with state 03 (SS_CONNECTED), and one
+        /proc/self/net/unix lists an accepted connection under the name of the listening socket with state 03 (SS_CONNECTED), and one
         that still waits in the queue with 02 (SS_CONNECTING); so nothing that a client has sent is overlooked.
         """
         sock = self.layout.socket(slot).replace(".", r"\.")
         wait = (
-            f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 0[23] .* {sock}$' /proc/net/unix; "
+            f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 0[23] .* {sock}$' /proc/self/net/unix; "
             "do sleep 0.2; i=$((i+1)); done"
         )
+        # Its own network would have no connections. Whose they are that come by TLS is seen in the processes of the application's user.
+        changes: dict[str, str | None] = {"PrivateNetwork": None}
         if self.layout.tls_ports(slot):
-            wait = (
-                f"PYTHONPATH=/opt/{self.layout.app} /usr/bin/python3 -P -m lib.drain --pid {self.state(slot)['MainPID']} "
-                f"--socket {self.layout.socket(slot)} --ports {','.join(map(str, self.layout.tls_ports(slot)))} "
-                f"--timeout {self.params['drain_timeout']}"
+            wait = shlex.join(
+                [
+                    *helper(self.layout.app, "drain"),
+                    f"--pid={self.state(slot)['MainPID']}",
+                    f"--socket={self.layout.socket(slot)}",
+                    f"--ports={','.join(map(str, self.layout.tls_ports(slot)))}",
+                    f"--timeout={self.params['drain_timeout']}",
+                ]
             )
+            changes["CapabilityBoundingSet"] = "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"
         script = f"{wait}; exec systemctl stop {self.layout.socket_unit(slot)} {self.layout.service_unit(slot)}"
         command = ["systemd-run", "--quiet", "--collect", f"--unit={self.layout.drain_unit(slot)}"]
+        command += [f"--property={directive}" for directive in sandbox(changes)]
         # systemd would put its own variables in for a single dollar sign (systemd.service(5)).
         command += [f"--description={self.layout.app}: drain and stop slot {slot}", "/bin/sh", "-c", script.replace("$", "$$")]
         self.systemd.run(command)

@@ -117,10 +117,10 @@ import shlex
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, Surroundings, argv, run_in_unit
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.migrations import ONCE, last_failure, proof, still_running
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import no_such_application
@@ -212,7 +212,7 @@ def unproved(params: dict[str, Any], layout: Layout, commands: list[list[str]]) 
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "commands": {"type": "list", "elements": "raw", "required": True},

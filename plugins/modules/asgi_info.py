@@ -180,10 +180,10 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.memory import proportional_memory
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Target
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import (
@@ -282,7 +282,7 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "ready_path": {"type": "str", "default": "/ready"},

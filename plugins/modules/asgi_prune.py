@@ -72,10 +72,10 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
-from ansible_collections.steadfast.asgi.plugins.module_utils.build import BUILDING, Store, remove_release
+from ansible_collections.steadfast.asgi.plugins.module_utils.build import store_of
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     SLOTS,
@@ -92,6 +92,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.static import (
     union_of,
     withdraw,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.tree import BUILDING, remove_release
 from ansible_collections.steadfast.asgi.plugins.module_utils.wayback import failed_releases, host_of, live_state, previous_state
 
 
@@ -146,7 +147,7 @@ def needed(layout: Layout) -> set[str]:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "keep": {"type": "int", "default": 5},
@@ -160,7 +161,7 @@ def main() -> None:
     prune(module, Layout(module.params["app"]))
 
 
-def prune(module: AnsibleModule, layout: Layout) -> None:
+def prune(module: Module, layout: Layout) -> None:
     """Remove what is not needed, and end the module."""
     removed: list[str] = []
     try:
@@ -182,7 +183,7 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
             kept = [name for name in complete if name not in removed]
             stale = prune_static(layout, kept, module.check_mode)
             if removed and not module.check_mode:
-                Store(os.path.join(module.params["cache"], "files")).prune()
+                store_of(module.params["cache"]).prune()
     except (OSError, LockedError) as error:
         module.fail_json(msg=f"The old releases of {layout.app} could not be removed: {to_native(error)}")
     lines = [f"- release {name}\n" for name in removed] + ([f"- {stale} static files of no release\n"] if stale else [])

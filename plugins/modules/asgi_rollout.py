@@ -279,10 +279,10 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, argv
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.migrations import proof, was_live
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import ReleaseError, find_release, no_such_application
@@ -327,13 +327,13 @@ def find_proof(params: dict[str, Any], layout: Layout) -> dict[str, Any] | None:
     return found
 
 
-def warn(module: AnsibleModule, rollout: Rollout) -> None:
+def warn(module: Module, rollout: Rollout) -> None:
     for warning in rollout.warnings:
         module.warn(warning)
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "release": {"type": "path"},

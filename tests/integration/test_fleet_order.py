@@ -390,6 +390,8 @@ def test_a_host_that_is_away_after_its_switch_ends_the_run(fleet: Fleet) -> None
 
 
 def test_an_application_without_migrations_needs_nothing_of_this(fleet: Fleet) -> None:
-    code, said = fleet.run(fleet.play("v1") | {"strategy": "free"}, "--extra-vars", json.dumps({"asgi_rollout_migrate": []}), "--limit=!one")
+    code, said = fleet.run(
+        fleet.play("v1") | {"strategy": "free"}, "--extra-vars", json.dumps({"asgi_rollout_migrate": []}), "--limit=!one"
+    )
     assert code == 0, said
     assert fleet.live() == {"one": "v0", "two": "v1", "three": "v1"}

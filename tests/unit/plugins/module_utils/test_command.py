@@ -193,3 +193,20 @@ def test_without_units_the_role_is_named(rooted: tuple[Layout, Surroundings, Pat
     layout, around, _ = rooted
     with pytest.raises(CommandError, match="asgi_service"):
         run_in_unit(Systemd(Recorded()), layout, Surroundings("/nowhere", around.settings, around.release), ["alembic"], 5)
+
+
+@pytest.mark.parametrize("start", ["", """:/bin/sh -ac '. "$0" && exec "$@"' /etc/shop/%i/env """])
+def test_a_command_gets_its_environment_as_the_server_does(layout: Layout, around: Surroundings, start: str) -> None:
+    """Also where a unit of an earlier version still runs."""
+    text = SERVICE.replace("ExecStart=", f"ExecStart={start}").replace(
+        "ExecStartPost", "ExecStartPre=/usr/bin/mkdir -p /run/shop/%i/metrics\nExecStartPre=+/usr/bin/env\nExecStartPost"
+    )
+    if start:
+        text = text.replace("EnvironmentFile=/etc/shop/%i/env\n", "")
+    lines = command_unit(text, layout, around, "command-1", ["env", "$HOME"], 5).splitlines()
+    [command] = [line for line in lines if line.startswith("ExecStart=")]
+    entry = start.removeprefix(":").replace("/etc/shop/%i", around.settings)
+    assert command == f'ExecStart=:{entry}"/usr/bin/env" "$HOME"'
+    assert ("EnvironmentFile=" in "".join(lines)) is not bool(start)
+    # What the application's directory lacks is made; nothing else of the server's is run.
+    assert [line for line in lines if line.startswith("ExecStartP")] == ["ExecStartPre=/usr/bin/mkdir -p /run/shop/command-1/metrics"]

@@ -1521,8 +1521,8 @@ def test_sockets_for_tls_come_with_the_slot_and_go_with_it(at_rest: Host, roll: 
     # Both slots share the sockets, so nothing is closed.
     roll("B").run()
     assert at_rest.drains("green")
-    assert " -m lib.drain --pid " in " ".join(at_rest.drain_command)
-    assert " --ports 443,8443 " in " ".join(at_rest.drain_command)
+    assert "from lib.drain import main" in " ".join(at_rest.drain_command)
+    assert " --ports=443,8443 " in " ".join(at_rest.drain_command)
     assert tls_units(at_rest) == expected | both
 
     # An address less: who has its socket is gone when the run is over.

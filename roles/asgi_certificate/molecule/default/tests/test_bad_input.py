@@ -201,8 +201,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "on the host, missing": (
         {**REMOTE, "asgi_certificate_key_file": "/root/none.pem"},
-        "asgi_certificate_remote is true, but of asgi_certificate_chain_file and asgi_certificate_key_file this host cannot",
-        "read /root/none.pem",
+        "asgi_certificate_key_file (/root/none.pem): /root/none.pem cannot be read",
+        "No such file or directory. Correct the path",
     ),
     "on the host, with a passphrase": (
         {**REMOTE, "asgi_certificate_key_file": "/root/pki/encrypted-key.pem"},

@@ -82,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             case _:
                 seen = [[name.lower(), value] for name, value in self.headers.items()]
+                # Not self.path, which has two slashes at its beginning made one.
+                seen.append([":target", self.requestline.split(" ")[1]])
                 self.answer(200, {"Content-Type": "application/json"}, json.dumps(seen).encode())
 
 

@@ -17,7 +17,7 @@ import pytest
 from testinfra import get_hosts
 from testinfra.host import Host
 
-PLAIN = Path(os.environ["STEADFAST_ROOT"]) / "tests/apps/plain"
+PLAIN = Path(__file__).resolve().parents[4] / "tests/apps/plain"
 ROLES = ["asgi_account", "asgi_release", "asgi_service", "asgi_rollout"]
 
 # Says where it runs and as whom, and tries what the sandbox forbids.
@@ -166,7 +166,7 @@ def test_the_way_back_runs_none(hosts: list[Host], deploy: Deploy) -> None:
 
 
 def test_a_command_by_hand(hosts: list[Host], tmp_path: Path) -> None:
-    playbook = Path(os.environ["STEADFAST_ROOT"]) / "playbooks/command.yml"
+    playbook = Path(__file__).resolve().parents[4] / "playbooks/command.yml"
     argv = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--extra-vars", "asgi_app=fleet"]
     command = tmp_path / "command.json"
     command.write_text('{"asgi_command": "python tell.py \'by hand\'"}', encoding="utf-8")
