@@ -51,7 +51,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 run:
-  description: The ID of this run of Ansible, the same for all its hosts and batches. It begins with the time, so the IDs are in their order.
+  description: The ID of this run of Ansible, the same for all its hosts and batches. It begins with the time, so IDs sort by age.
   returned: without O(batch)
   type: str
   sample: 20261121T103012Z-5d0c9a1e
