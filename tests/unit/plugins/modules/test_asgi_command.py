@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
+from ansible_collections.steadfast.asgi.plugins.module_utils.locks import locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, append_history
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_command
@@ -112,12 +113,10 @@ def test_another_line_is_no_proof(host: Host, migrate: RunModule, other: dict[st
 
 
 def test_who_waited_for_the_lock_does_not_run_them_again(host: Host, migrate: RunModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = asgi_command.locked
-
     def slow(*arguments: Any) -> Any:
         # Somebody else has the lock, and uses it.
         append_history(host.layout.history, DONE)
-        return real(*arguments)
+        return locked(*arguments)
 
     monkeypatch.setattr(asgi_command, "locked", slow)
     told = migrate()
