@@ -131,17 +131,17 @@ def find_program(name: str, path: Sequence[str]) -> str:
     raise CommandError(f"there is no program {name} in {', '.join(path)}. Give its whole path, or name a program of the application's.")
 
 
-def run_in_unit(systemd: Systemd, layout: Layout, around: Surroundings, command: Sequence[str], timeout: int) -> str:
+def run_in_unit(systemd: Systemd, layout: Layout, around: Surroundings, command: Sequence[str], timeout: int, kind: str = "") -> str:
     """Run a command in those surroundings and return what it wrote, standard output and errors in their order.
 
-    Raises CommandError when it fails or takes longer than `timeout` seconds; then it has been stopped.
+    `kind` is a part of the unit's name. Raises CommandError when it fails or takes longer than `timeout` seconds; then it has been stopped.
     """
     text = contents(around.unit)
     if text is None:
         raise CommandError(f"there is no {around.unit} on this host. Apply the role asgi_service first.")
     units = f"{layout.root}/run/systemd/system"
     remove_leftovers(systemd, layout, units)
-    name = f"command-{os.getpid()}-{time.monotonic_ns()}"
+    name = f"command-{kind and f'{kind}-'}{os.getpid()}-{time.monotonic_ns()}"
     unit = f"{layout.app}-{name}.service"
     content = command_unit(text.decode(), layout, around, name, command, timeout)
     os.makedirs(units, mode=0o755, exist_ok=True)
