@@ -13,7 +13,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://debian13"]
 
-DJANGO = Path(__file__).resolve().parents[4] / "tests/apps/django"
+DJANGO = Path(__file__).resolve().parents[5] / "tests/apps/django"
 SITE = "/opt/site"
 SECRET = "hunter2-of-the-build"
 

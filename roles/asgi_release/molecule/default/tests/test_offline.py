@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-DJANGO = f"{Path(__file__).resolve().parents[4]}/tests/apps/django"
+DJANGO = f"{Path(__file__).resolve().parents[5]}/tests/apps/django"
 NOWHERE = "http://127.0.0.1:9/simple"
 
 Play = Callable[..., subprocess.CompletedProcess[str]]

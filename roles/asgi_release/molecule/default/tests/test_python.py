@@ -15,7 +15,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://debian13"]
 
-PLAIN = f"{Path(__file__).resolve().parents[4]}/tests/apps/plain"
+PLAIN = f"{Path(__file__).resolve().parents[5]}/tests/apps/plain"
 FILES = Path(__file__).resolve().parents[1] / "files"
 VERSION = "3.11"
 

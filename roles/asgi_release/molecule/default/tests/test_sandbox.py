@@ -131,7 +131,7 @@ def during(host: Host, play: Play, source: Path) -> dict[str, Any]:
     found["security"] = host.run("systemd-analyze security --no-pager asgi-build-walled.service").stdout
     found["beside"] = play(name, [role(source, "beside", ["id", "-un"])])
     found["still"] = host.run("systemctl is-active asgi-build-walled.service").stdout.strip()
-    host.check_output("touch /opt/walled/releases/*/app/go")
+    host.check_output("for each in /opt/walled/releases/*/app; do touch $each/go; done")
     first.join(300)
     told = host.run("cat /opt/walled/releases/*/app/told.json").stdout
     found["told"] = json.loads(told) if told else {}

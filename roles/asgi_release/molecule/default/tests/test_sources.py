@@ -16,7 +16,7 @@ from testinfra.host import Host
 # One is enough: what is built differs in nothing that Debian knows of.
 testinfra_hosts = ["ansible://debian13"]
 
-APPS = Path(__file__).resolve().parents[4] / "tests/apps"
+APPS = Path(__file__).resolve().parents[5] / "tests/apps"
 KINDS = ["git", "archive", "wheel", "requirement", "datasette", "django", "litestar"]
 
 
