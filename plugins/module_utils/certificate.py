@@ -853,10 +853,12 @@ def put_into_service(place: Place, generation: str, services: Sequence[str]) -> 
 
 def store(place: Place, chain: bytes, key: bytes) -> str:
     """Write a new generation, and return its name."""
-    for folder in (place.root, place.path):
-        folder.mkdir(mode=0o755, exist_ok=True)
     generation = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    (place.path / generation).mkdir(mode=0o755)
+    for folder in (place.root, place.path, place.path / generation):
+        if not folder.exists():
+            folder.mkdir()
+            # Whatever the umask is.
+            folder.chmod(0o755)
     try:
         write(place.path / generation / KEY, key, 0o600)
         write(place.path / generation / CHAIN, chain, 0o644)
