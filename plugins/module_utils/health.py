@@ -59,7 +59,7 @@ class Finding:
     """Something that is not as it has to be. `mend` puts it right; without it `remedy` says what somebody else has to do."""
 
     what: str
-    mend: Callable[[], None] | None = None
+    mend: Callable[[], object] | None = None
     remedy: str = ""
 
     def refusal(self) -> str:
@@ -121,6 +121,8 @@ class Health:
         self.live = live
         # root's, but in the tests.
         self.owner = os.geteuid()
+        # Whether systemd may not have read any unit since it changed, which is no damage: a rollout leaves it so.
+        self.outdated = False
 
     def look(self) -> list[Finding]:
         """Return what is wrong, in the order in which it is to be mended."""
@@ -278,6 +280,8 @@ class Health:
     def loaded(self) -> Iterator[Finding]:
         """Yield what systemd has other than it is on the disk."""
         stale = []
+        # Without a reload, `systemctl enable` has it say so of every unit, also of those that have no file.
+        self.outdated = self.systemd.show("init.scope", "NeedDaemonReload").get("NeedDaemonReload") == "yes"
         for kind in UNITS:
             unit, path = f"{self.layout.app}@{self.live}.{kind}", self.layout.unit_file(self.live, kind)
             if kind_of(path) != "file" or contents(path) != contents(f"{self.layout.settings(self.live)}/{kind}"):
@@ -293,21 +297,21 @@ class Health:
                     f"systemd cannot use {unit}: it is {shown['LoadState']}{drop_ins}", remedy=f"See what systemctl status {unit} says."
                 )
         group = self.systemd.show(self.layout.slice, "NeedDaemonReload", "ControlGroup")
+        yield from self.total_limit(group.get("ControlGroup", ""))
         if group.get("NeedDaemonReload") == "yes":
-            text = contents(f"{self.layout.root}/etc/systemd/system/{self.layout.slice}") or b""
-            limit, used = size(value_of(text, "MemoryMax"), meminfo("MemTotal") or 0), used_by(group.get("ControlGroup", ""))
-            if limit is not None and limit < used:
-                # The kernel would have it at once, by killing.
-                yield Finding(
-                    f"{self.layout.slice} is to be limited to {limit >> 20} MiB, and what runs in it uses {used >> 20} MiB",
-                    remedy="Raise asgi_service_total_memory_max, or stop the application first.",
-                )
             stale.append(self.layout.slice)
-        if stale:
-            yield Finding(f"systemd has not read {' and '.join(stale)} since they changed", lambda: self.reload_units())
+        if stale and not self.outdated:
+            yield Finding(f"systemd has not read {' and '.join(stale)} since they changed", partial(self.systemd.call, "daemon-reload"))
 
-    def reload_units(self) -> None:
-        self.systemd.call("daemon-reload")
+    def total_limit(self, group: str) -> Iterator[Finding]:
+        """The kernel would have a limit below what is used at once, by killing, as soon as systemd reads the slice."""
+        text = contents(f"{self.layout.root}/etc/systemd/system/{self.layout.slice}") or b""
+        limit, used = size(value_of(text, "MemoryMax"), meminfo("MemTotal") or 0), used_by(group)
+        if limit is not None and limit < used:
+            yield Finding(
+                f"{self.layout.slice} is to be limited to {limit >> 20} MiB, and what runs in it uses {used >> 20} MiB",
+                remedy="Raise asgi_service_total_memory_max, or stop the application first.",
+            )
 
     def drop_ins(self) -> dict[str, list[str]]:
         """Return the drop-ins that change the live slot's units, with the directives in them that change what runs.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import build_unit
-from ansible_collections.steadfast.asgi.plugins.module_utils.execute import BuildError
 from ansible_collections.steadfast.asgi.plugins.module_utils.build_unit import Sandbox
+from ansible_collections.steadfast.asgi.plugins.module_utils.execute import BuildError
 
 HOSTS = {
     "localhost": ["127.0.0.1", "::1"],

@@ -447,3 +447,11 @@ def test_nobody_s_link_is_followed_by_what_mends_a_mode(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         health_module.give(str(tmp_path / "slot"), -1, -1, 0o755)
     assert (tmp_path / "shadow").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_rollout_leaves_unread_is_no_damage(at_rest: Host, roll: Roll) -> None:
+    """systemd says of all units that it has to read them, once one was enabled without that."""
+    at_rest.outdated = True
+    assert roll("A").preview()["changed"] is False
+    result = roll("A").run()
+    assert (result["changed"], result["reconciled"], at_rest.outdated) == (False, [], False)
