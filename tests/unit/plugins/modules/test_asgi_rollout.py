@@ -50,3 +50,16 @@ def test_the_beginning_of_an_id_becomes_the_whole_one(layout: Layout) -> None:
     params = {"release": "/srv/elsewhere"}
     asgi_rollout.find_way_back(params, layout)
     assert params["release"] == "/srv/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rollback_run": "7"}, "rollback_run is 7, but rollback is false"),
+        ({"rollback": True, "rollback_run": "7", "release": "/opt/shop/releases/1"}, "and release is /opt/shop/releases/1"),
+    ],
+)
+def test_a_rollback_of_a_run_is_that_and_nothing_else(run_module: RunModule, options: dict[str, Any], said: str) -> None:
+    told = run_module(asgi_rollout.main, app="shop", **options)
+    assert told["failed"]
+    assert said in told["msg"]
