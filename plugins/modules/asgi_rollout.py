@@ -371,10 +371,12 @@ def main() -> None:
             },
         },
         supports_check_mode=True,
-        mutually_exclusive=[("release", "rollback_run")],
     )
-    if module.params["rollback_run"] and not module.params["rollback"]:
-        module.fail_json(msg=f"rollback_run is {module.params['rollback_run']}, but rollback is false. Set rollback to true.")
+    run = module.params["rollback_run"]
+    if run and not module.params["rollback"]:
+        module.fail_json(msg=f"rollback_run is {run}, but rollback is false. Set rollback to true.")
+    if run and module.params["release"]:
+        module.fail_json(msg=f"rollback_run is {run}, and release is {module.params['release']}. Set one of them.")
     # Directories and links are for the application's user to read, whatever the host's default is.
     os.umask(0o022)
     layout = Layout(module.params["app"])

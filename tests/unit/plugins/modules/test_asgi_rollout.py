@@ -95,3 +95,16 @@ def test_without_proof_nothing_is_touched(run_module: RunModule, layout: Layout)
     assert told["failed"] is True
     assert "does not go live" in told["msg"]
     assert sorted(Path(layout.root).rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rollback_run": "7"}, "rollback_run is 7, but rollback is false"),
+        ({"rollback": True, "rollback_run": "7", "release": "/opt/shop/releases/1"}, "and release is /opt/shop/releases/1"),
+    ],
+)
+def test_a_rollback_of_a_run_is_that_and_nothing_else(run_module: RunModule, options: dict[str, Any], said: str) -> None:
+    told = run_module(asgi_rollout.main, app="shop", **options)
+    assert told["failed"]
+    assert said in told["msg"]
