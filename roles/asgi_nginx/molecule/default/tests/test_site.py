@@ -54,6 +54,7 @@ def logged(host: Host, app: str) -> list[dict[str, str]]:
         ("/office", 403),
         ("/desk", 401),
         ("/%zz", 400),
+        ("/a/..", 400),
     ],
 )
 def test_every_answer_has_the_headers(client: Client, path: str, status: int) -> None:
