@@ -28,6 +28,7 @@ _SERVER_ONLY = re.compile(
 )
 # What the role starts a server with: what gives it the application's environment, and its interpreter.
 _STARTED = re.compile(r"ExecStart=[-+!:@]*(/bin/sh -ac '[^']*' \S+ )?(\S+)")
+_CONTROL = re.compile(r"[\x01-\x1f\x7f]")
 _LINES = 500
 # Words that stand for something only in a shell.
 _OF_A_SHELL = frozenset(["&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"])
@@ -79,7 +80,9 @@ def argv(command: object) -> list[str]:
 def quoted(argument: str) -> str:
     """Return one argument as systemd wants it in a command line (systemd.service(5), COMMAND LINES)."""
     escaped = argument.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t").replace("%", "%%")
-    return f'"{escaped}"'
+    # A carriage return ends a line too, and what follows would be a directive of the unit's own.
+    plain = _CONTROL.sub(lambda found: "\\x" + format(ord(found.group()), "02x"), escaped)
+    return f'"{plain}"'
 
 
 def command_unit(text: str, layout: Layout, around: Surroundings, name: str, command: Sequence[str], timeout: int) -> str:
@@ -90,7 +93,8 @@ def command_unit(text: str, layout: Layout, around: Surroundings, name: str, com
     if around.release:
         text = text.replace(f"{layout.slots}/%i/release", around.release)
     text = text.replace(f"/etc/{layout.app}/%i", around.settings).replace("%i", name)
-    lines = text.replace("\\\n", " ").splitlines()
+    # Where systemd ends a line, and nowhere else: a value may have what is a line's end for Python alone.
+    lines = re.split(r"\r\n|\n|\r", text.replace("\\\n", " "))
     # A unit that an earlier version has written names the server alone.
     started = [found.groups("") for found in map(_STARTED.match, lines) if found]
     entry, server = started[0] if started else ("", "/usr/bin/python3")

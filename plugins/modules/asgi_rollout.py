@@ -20,7 +20,8 @@ description:
   - Does nothing when the live slot runs the wanted release with the settings that are in C(/etc/APP/next).
   - Where a reload of the live slot is enough, O(strategy=auto) takes that way. Where two slots do not fit into the memory,
     O(strategy=restart) replaces the process behind its socket, and clients wait for as long as the application boots.
-  - An interrupted run harms nothing. The link is the only truth; the next run puts the rest in order.
+  - An interrupted run harms nothing. The link is the only truth; the next run reconciles the rest. So it does with links, owners, modes
+    and units that are not as they have to be.
 version_added: 0.1.0
 author:
   - steadfast.asgi contributors (@steadfast-asgi)
@@ -78,7 +79,10 @@ options:
     type: int
     default: 0
   check_memory:
-    description: Refuse a rollout when the memory that is available is less than what the live slot uses.
+    description:
+      - Refuse a rollout when a second slot of the live one's size does not fit under a limit of memory or of processes. The limits of the
+        host, the container, the application's slice and every slice above it count.
+      - With O(strategy=auto) a reload for which new workers do not fit into the slot becomes a rollout.
     type: bool
     default: true
   user:
