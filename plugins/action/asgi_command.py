@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action.normal import ActionModule as Normal
 
 
@@ -19,7 +20,7 @@ class ActionModule(Normal):
         try:
             result: dict[str, Any] = super().run(tmp, task_vars)
         except AnsibleConnectionFailure as error:
-            if not host or host == (task_vars or {}).get("inventory_hostname"):
+            if not host or not boolean(self._templar.template(self._task.run_once), strict=False):
                 raise
             raise AnsibleActionFail(
                 f"host {host}, which runs the commands for all hosts, cannot be reached, so no host goes on: {error} Run this again when "

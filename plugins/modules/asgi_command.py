@@ -170,6 +170,7 @@ def run_once(params: dict[str, Any], layout: Layout, systemd: Systemd, done: lis
         "time": utc(time.time()),
         "user": deployer(params["user"]),
         "action": "commands",
+        "host": os.uname().nodename,
         "commands": commands,
         "release": release,
         "previous": os.path.basename(layout.release_of(layout.live_slot())),

@@ -119,3 +119,14 @@ def test_what_is_set_for_all_is_not_ambiguous(tmp_path: Path, where: str) -> Non
     options, keywords = (["--extra-vars", json.dumps(given)], {}) if where == "command line" else ([], {"vars": given})
     code, said = check(tmp_path, *options, **keywords)
     assert code == 0, said
+
+
+def test_a_rollback_does_not_guess_what_a_host_would_have_known(tmp_path: Path) -> None:
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    here = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": "/usr/bin/python3"}
+    hosts = {"all": {"hosts": {"away": away, "here": here}, "vars": {"asgi_app": "not-on-this-machine"}}}
+    (tmp_path / "hosts.json").write_text(json.dumps(hosts), encoding="utf-8")
+    code, said = run("ansible-playbook", ROOT / "playbooks/rollback.yml", "-i", tmp_path / "hosts.json", folder=ROOT)
+    assert code != 0
+    assert "away does not answer, and may be the only host that knows the last run" in said
+    assert "PLAY [Go back" not in said
