@@ -651,12 +651,15 @@ class Place:
                 return named
         return ""
 
+    def strays(self) -> list[Path]:
+        """Return the generations that are not live."""
+        live = self.live
+        return [path for path in self.path.iterdir() if path.is_dir() and not path.is_symlink() and path.name != live]
+
     def proved(self) -> None:
         """Remove the generations that are not live. Old keys do not stay on the host; what serves them has them in memory."""
-        live = self.live
-        for other in self.path.iterdir():
-            if other.is_dir() and not other.is_symlink() and other.name != live:
-                shutil.rmtree(other)
+        for other in self.strays():
+            shutil.rmtree(other)
         self.reload_due.unlink(missing_ok=True)
 
 

@@ -309,13 +309,16 @@ def pack(parts: Iterable[tuple[str, str, Iterable[str]]], stream: IO[bytes]) -> 
 
 
 def unpack(stream: IO[bytes], directory: str) -> None:
-    """Write what pack() wrote below `directory`, which must not exist. Raises SourceError for a name that leaves it."""
+    """Write what pack() wrote below `directory`, which must not exist. Raises SourceError for a name that leaves it, also by a link."""
     os.mkdir(directory, 0o755)
+    top = os.path.realpath(directory)
     with tarfile.open(fileobj=stream, mode="r:gz") as archive:
         for member in archive:
             if os.path.isabs(member.name) or ".." in member.name.split("/"):
                 raise SourceError(f"the archive names a file outside of the source: {member.name}")
             path = os.path.join(directory, member.name)
+            if os.path.realpath(os.path.dirname(path)) != os.path.normpath(os.path.join(top, os.path.dirname(member.name))):
+                raise SourceError(f"the archive has a file below {os.path.dirname(member.name)}, which is a link")
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
             if member.issym():
                 os.symlink(member.linkname, path)
@@ -323,7 +326,7 @@ def unpack(stream: IO[bytes], directory: str) -> None:
             content = archive.extractfile(member)
             if content is None:
                 raise SourceError(f"the archive holds something that is neither a file nor a link: {member.name}")
-            with content, open(path, "wb") as target:
+            with content, open(path, "xb") as target:
                 while block := content.read(1 << 20):
                     target.write(block)
             os.chmod(path, 0o755 if member.mode & 0o100 else 0o644)

@@ -193,7 +193,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     generation = params["generation"]
     there = place.live == generation and place.linked() if generation else certificate.is_live(place, chain, key)
     stale = [path for path in params["absent"] if Path(path).exists()]
-    if there and not place.due and not stale:
+    # Of a run that was killed.
+    strays = there and place.strays()
+    if there and not place.due and not stale and not strays:
         return result
     if not there or place.due:
         refusal = certificate.nginx_refuses()
@@ -216,6 +218,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if not there:
             generation = generation or certificate.store(place, chain, key)
         certificate.put_into_service(place, generation or place.live, params["services"])
+    elif strays:
+        place.proved()
     for path in stale:
         Path(path).unlink(missing_ok=True)
     return result

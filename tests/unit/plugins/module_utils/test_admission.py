@@ -94,6 +94,22 @@ def unix_socket(site: Path) -> None:
         os.chdir(here)
 
 
+def relink(path: Path, target: Path | str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+def by_way_of_another(site: Path, _out: Path) -> None:
+    (site / "a/b").mkdir(parents=True)
+    (site / "a/b/up").symlink_to("../../../../..")
+    (site / "x").symlink_to("a/b/up/../..")
+
+
+def pipe_as_metadata(site: Path, _out: Path) -> None:
+    (site / "a-1.dist-info").mkdir()
+    os.mkfifo(site / "a-1.dist-info/RECORD")
+
+
 # What is tried in site-packages, and what the refusal says.
 REFUSED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a link to a file outside": (lambda site, out: (site / "x.py").symlink_to(out / "file"), "x.py, a link to .*outside of the release"),
@@ -103,24 +119,11 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a link to /dev/zero": (lambda site, _out: (site / "x").symlink_to("/dev/zero"), "a link to /dev/zero"),
     "a link to /proc": (lambda site, _out: (site / "x").symlink_to("/proc/1/root/etc"), "a link to /proc"),
     "a dangling link that leaves": (lambda site, _out: (site / "x").symlink_to("/nowhere/at/all"), "outside of the release"),
-    "a link that leaves by way of another": (
-        lambda site, _out: (
-            (site / "a/b").mkdir(parents=True),
-            (site / "a/b/up").symlink_to("../../../../.."),
-            (site / "x").symlink_to("a/b/up/../.."),
-        ),
-        "outside of the release",
-    ),
+    "a link that leaves by way of another": (by_way_of_another, "outside of the release"),
     "the interpreter's link elsewhere": (lambda site, _out: (site / "python").symlink_to("/usr/bin/python3"), "outside of the release"),
-    "an interpreter of its own": (
-        lambda site, out: ((site.parents[2] / "bin/python").unlink(), (site.parents[2] / "bin/python").symlink_to(out / "file")),
-        "bin/python, a link to",
-    ),
+    "an interpreter of its own": (lambda site, out: relink(site.parents[2] / "bin/python", out / "file"), "bin/python, a link to"),
     "a pipe": (lambda site, _out: os.mkfifo(site / "x.py"), "x.py, which is a pipe"),
-    "a pipe as metadata": (
-        lambda site, _out: ((site / "a-1.dist-info").mkdir(), os.mkfifo(site / "a-1.dist-info/RECORD")),
-        "RECORD, which is a pipe",
-    ),
+    "a pipe as metadata": (pipe_as_metadata, "RECORD, which is a pipe"),
     "a socket": (lambda site, _out: unix_socket(site), "socket, which is a socket"),
     "a name with a line break": (lambda site, _out: (site / "a\nb").write_text(""), r"control characters.*a\\nb"),
     "a name that clears the screen": (lambda site, _out: (site / "a\x1b[2Jb").write_text(""), r"a\\x1b\[2Jb"),
@@ -260,7 +263,7 @@ def test_what_changes_during_the_walk_is_never_followed(release: Path, monkeypat
     there = outside(release)
     victim = site_of(release) / ("shop" if what == "directory link" else "shop/__init__.py")
     real = getattr(os, moment)
-    swapped = []
+    swapped: list[object] = []
 
     def swap(path: object, *arguments: object, **options: object) -> object:
         if path == victim.name and options.get("dir_fd") is not None and not swapped:
@@ -334,7 +337,7 @@ def checked(release: Path) -> None:
 RECORDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "changed": (lambda site: (site / "lib/a.py").write_text("evil"), "lib/a.py is not what the package lib-1 brings"),
     "removed": (lambda site: (site / "lib/a.py").unlink(), "lib/a.py of the package lib-1 is missing"),
-    "a link": (lambda site: ((site / "lib/a.py").unlink(), (site / "lib/a.py").symlink_to("b.py")), ""),
+    "a link": (lambda site: relink(site / "lib/a.py", "b.py"), ""),
     "a script": (lambda site: (site.parents[2] / "bin/run").write_text("evil"), "bin/run is not what the package lib-1"),
     "pth": (lambda site: (site / "evil.pth").write_text("import os"), "evil.pth, which every start of the interpreter would run"),
     "sitecustomize": (lambda site: (site / "sitecustomize.py").write_text("evil"), "sitecustomize.py, which every start"),

@@ -125,13 +125,12 @@ def test_the_unit_sees_its_release_and_no_other_application(tmp_path: Path, monk
     ]
     assert {"User=builder", "RuntimeMaxSec=12", "MemoryMax=75%", "IPAddressDeny=127.0.0.0/8"} <= set(told)
     assert "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK" in told
-    assert "PrivateNetwork=true" not in told
 
 
 @pytest.mark.usefixtures("network")
 def test_who_needs_no_network_gets_none() -> None:
     told = Sandbox("builder", "/opt/shop", "/opt/shop/releases/1").properties("/", [], 1, network=False)
-    assert {"PrivateNetwork=true", "IPAddressDeny=any"} <= set(told)
+    assert {"RestrictAddressFamilies=none", "IPAddressDeny=any"} <= set(told)
 
 
 @pytest.mark.usefixtures("network")

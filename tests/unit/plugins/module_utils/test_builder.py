@@ -6,6 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +93,7 @@ def test_the_cache_is_the_user_s_and_nobody_else_s(played: list[list[str]], tmp_
 @pytest.mark.skipif(not ROOT, reason="only root can be others")
 @pytest.mark.usefixtures("played")
 def test_a_process_that_is_left_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     builds = Builder("asgi-build-shop", "shop", str(tmp_path / "cache"))
     assert processes_of(61234) == []
     # The first thread has ended and counts as dead; another goes on.
@@ -130,7 +131,7 @@ def test_the_unit_gets_its_environment_where_nobody_sees_it(tmp_path: Path, monk
     monkeypatch.setenv("SSH_CONNECTION", "1.2.3.4")
     monkeypatch.setenv("all_proxy", "http://proxy:1")
     builds = Builder("asgi-build-shop", "shop", str(tmp_path))
-    builds.deadline = builder.time.monotonic() + 100
+    builds.deadline = time.monotonic() + 100
     builds.run(["uv", "sync"], "/", {"TOKEN": "it's; secret"}, [])
     command, told = seen
     assert "secret" not in " ".join(command)

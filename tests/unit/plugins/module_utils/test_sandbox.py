@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[4]
 # What starts units, or is one: every one of them is rated by a test on real hosts (exposures() in molecule/support.py). Whatever is added
 # here has to be seen there.
 STARTS = {
-    "plugins/module_utils/build.py",
+    "plugins/module_utils/builder.py",
     "plugins/module_utils/command.py",
     "plugins/module_utils/rollout.py",
     "roles/asgi_certificate/templates/asgi-acme.service.j2",

@@ -558,3 +558,17 @@ def test_a_module_that_is_nowhere_is_named_with_the_places(tmp_path: Path) -> No
     assert "no module app.main" in said
     assert f"{tmp_path}/a/app/main.py" in said
     assert f"{tmp_path}/b/app/main/__init__.py" in said
+
+
+@pytest.mark.parametrize("target", ["/etc", "..", "inside", "nowhere"])
+def test_an_archive_writes_nothing_by_way_of_a_link(tmp_path: Path, target: str) -> None:
+    """As git names them where a directory that it tracks was replaced by a link."""
+    with (tmp_path / "packed").open("wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name in ("source/inside/x", "source/link", "source/link/passwd"):
+            info = tarfile.TarInfo(name)
+            if name == "source/link":
+                info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    with (tmp_path / "packed").open("rb") as packed, pytest.raises(SourceError, match="below source/link, which is a link"):
+        unpack(packed, str(tmp_path / "unpacked"))
+    assert not (tmp_path / "unpacked/source/inside/passwd").exists()

@@ -20,7 +20,7 @@ EXPOSURE = 2.0
 
 # Run by the build. It writes down what came of each attempt: '' where it went through.
 PROBE = """
-import ctypes, glob, json, os, socket, subprocess, sys, time
+import ctypes, json, os, socket, subprocess, time
 
 def connected(address, port=8126, family=socket.AF_INET):
     with socket.socket(family, socket.SOCK_STREAM) as tried:
@@ -87,7 +87,11 @@ ctypes.CDLL(None).msgget(0x77616C6C, 0o1666)
 with open("told.json", "w") as stream:
     json.dump(told, stream)
 detached()
-time.sleep(float(sys.argv[1]))
+# It goes on when the test has seen what it wants to.
+for _ in range(3000):
+    if os.path.exists("go"):
+        break
+    time.sleep(0.1)
 """
 
 
@@ -119,24 +123,25 @@ def during(host: Host, play: Play, source: Path) -> dict[str, Any]:
     listen = "systemd-run --quiet --collect --unit=walled-listen python3 -m http.server 8126"
     assert host.run(f"systemctl is-active --quiet walled-listen || {listen}").rc == 0
     found: dict[str, Any] = {}
-    first = threading.Thread(target=lambda: found.update(done=play(name, [role(source, "walled", ["python3", "probe.py", "25"])])))
+    first = threading.Thread(target=lambda: found.update(done=play(name, [role(source, "walled", ["python3", "probe.py"])])))
     first.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and host.run("test -e /opt/walled/releases/*/app/told.json").rc != 0:
         time.sleep(0.5)
     found["security"] = host.run("systemd-analyze security --no-pager asgi-build-walled.service").stdout
     found["beside"] = play(name, [role(source, "beside", ["id", "-un"])])
     found["still"] = host.run("systemctl is-active asgi-build-walled.service").stdout.strip()
-    first.join(120)
+    host.check_output("touch /opt/walled/releases/*/app/go")
+    first.join(300)
     told = host.run("cat /opt/walled/releases/*/app/told.json").stdout
     found["told"] = json.loads(told) if told else {}
     return found
 
 
-def test_the_exposure_of_the_unit(during: dict[str, Any], figure: Callable[[str], None]) -> None:
+def test_the_exposure_of_the_unit(during: dict[str, Any]) -> None:
     rated = re.search(r"Overall exposure level for asgi-build-walled.service: ([0-9.]+)", during["security"])
     assert rated, during["security"]
-    figure(f"the unit of a build is rated {rated.group(1)}")
+    print("the unit of a build is rated", rated.group(1))
     assert float(rated.group(1)) <= EXPOSURE
 
 
@@ -174,9 +179,7 @@ def test_what_is_opened_is_open(host: Host, play: Play, source: Path) -> None:
 def test_a_build_without_an_end_is_ended(host: Host, play: Play, source: Path) -> None:
     host.check_output("mkdir -p /opt/endless/releases")
     command = ["sh", "-c", "trap '' TERM HUP INT; sleep 600 & sleep 600"]
-    begun = time.monotonic()
     done = play(host.backend.get_hostname(), [role(source, "endless", command, asgi_release_build_timeout=10)])
-    assert time.monotonic() - begun < 90
     assert done.returncode != 0
     assert "has taken 10 seconds and was stopped" in " ".join((done.stdout + done.stderr).split())
     assert host.run("pgrep --uid asgi-build-endless").stdout == ""
