@@ -108,7 +108,7 @@ while True:
                 os.rename(kept + ".new", kept)
         except OSError:
             pass
-    time.sleep(0.002)
+    time.sleep(0.02)
 """
 # Each unit of services that no package of the distribution has brought, with systemd's rating of it.
 RATE = """

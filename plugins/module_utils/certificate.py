@@ -651,12 +651,15 @@ class Place:
                 return named
         return ""
 
+    def strays(self) -> list[Path]:
+        """Return the generations that are not live."""
+        live = self.live
+        return [path for path in self.path.iterdir() if path.is_dir() and not path.is_symlink() and path.name != live]
+
     def proved(self) -> None:
         """Remove the generations that are not live. Old keys do not stay on the host; what serves them has them in memory."""
-        live = self.live
-        for other in self.path.iterdir():
-            if other.is_dir() and not other.is_symlink() and other.name != live:
-                shutil.rmtree(other)
+        for other in self.strays():
+            shutil.rmtree(other)
         self.reload_due.unlink(missing_ok=True)
 
 
@@ -850,10 +853,12 @@ def put_into_service(place: Place, generation: str, services: Sequence[str]) -> 
 
 def store(place: Place, chain: bytes, key: bytes) -> str:
     """Write a new generation, and return its name."""
-    for folder in (place.root, place.path):
-        folder.mkdir(mode=0o755, exist_ok=True)
     generation = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    (place.path / generation).mkdir(mode=0o755)
+    for folder in (place.root, place.path, place.path / generation):
+        if not folder.exists():
+            folder.mkdir()
+            # Whatever the umask is.
+            folder.chmod(0o755)
     try:
         write(place.path / generation / KEY, key, 0o600)
         write(place.path / generation / CHAIN, chain, 0o644)

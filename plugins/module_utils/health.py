@@ -9,6 +9,7 @@ Each finding says what is wrong. It can be mended in place, or takes a new proce
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import json
 import os
@@ -58,7 +59,7 @@ class Finding:
     """Something that is not as it has to be. `mend` puts it right; without it `remedy` says what somebody else has to do."""
 
     what: str
-    mend: Callable[[], None] | None = None
+    mend: Callable[[], object] | None = None
     remedy: str = ""
 
     def refusal(self) -> str:
@@ -98,6 +99,19 @@ def octal(mode: int) -> str:
     return f"{stat.S_IMODE(mode):04o}"
 
 
+def give(path: str, owner: int, group: int, mode: int) -> None:
+    """Set the owner, the group (-1 leaves them) and the mode of something that is no link, whoever puts one there meanwhile."""
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_ISLNK(os.fstat(handle).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        place = f"/proc/self/fd/{handle}"
+        os.chown(place, owner, group)
+        os.chmod(place, mode)
+    finally:
+        os.close(handle)
+
+
 class Health:
     """What an application has on a host. `live` is the slot that serves, '' for none."""
 
@@ -107,6 +121,8 @@ class Health:
         self.live = live
         # root's, but in the tests.
         self.owner = os.geteuid()
+        # Whether systemd may not have read any unit since it changed, which is no damage: a rollout leaves it so.
+        self.outdated = False
 
     def look(self) -> list[Finding]:
         """Return what is wrong, in the order in which it is to be mended."""
@@ -152,17 +168,13 @@ class Health:
         owner = self.owner if owner is None else owner
         mode = stat.S_IMODE(status.st_mode)
         if status.st_uid != owner:
-            # A change of the owner may take bits of the mode away, and what somebody else owned may have had others.
-            yield Finding(f"{path} belongs to user {status.st_uid}, and not to {owner}", lambda: self.give(path, owner, -1, mode))
+            # A change of the owner may take bits of the mode away.
+            yield Finding(f"{path} belongs to user {status.st_uid}, and not to {owner}", lambda: give(path, owner, -1, mode))
         if group is not None and status.st_gid != group:
-            yield Finding(f"{path} is of group {status.st_gid}, and not of {group}", lambda: self.give(path, -1, group, mode))
+            yield Finding(f"{path} is of group {status.st_gid}, and not of {group}", lambda: give(path, -1, group, mode))
         wanted = exact if exact is not None else (mode & ~forbidden) | need
         if mode != wanted:
-            yield Finding(f"{path} has mode {octal(mode)}, and not {octal(wanted)}", lambda: os.chmod(path, wanted))
-
-    def give(self, path: str, owner: int, group: int, mode: int) -> None:
-        os.chown(path, owner, group, follow_symlinks=False)
-        os.chmod(path, mode)
+            yield Finding(f"{path} has mode {octal(mode)}, and not {octal(wanted)}", lambda: give(path, -1, -1, wanted))
 
     def group(self) -> int | None:
         """Return the group that the live slot runs with, as its unit says."""
@@ -268,6 +280,8 @@ class Health:
     def loaded(self) -> Iterator[Finding]:
         """Yield what systemd has other than it is on the disk."""
         stale = []
+        # Without a reload, `systemctl enable` has it say so of every unit, also of those that have no file.
+        self.outdated = self.systemd.show("init.scope", "NeedDaemonReload").get("NeedDaemonReload") == "yes"
         for kind in UNITS:
             unit, path = f"{self.layout.app}@{self.live}.{kind}", self.layout.unit_file(self.live, kind)
             if kind_of(path) != "file" or contents(path) != contents(f"{self.layout.settings(self.live)}/{kind}"):
@@ -283,21 +297,21 @@ class Health:
                     f"systemd cannot use {unit}: it is {shown['LoadState']}{drop_ins}", remedy=f"See what systemctl status {unit} says."
                 )
         group = self.systemd.show(self.layout.slice, "NeedDaemonReload", "ControlGroup")
+        yield from self.total_limit(group.get("ControlGroup", ""))
         if group.get("NeedDaemonReload") == "yes":
-            text = contents(f"{self.layout.root}/etc/systemd/system/{self.layout.slice}") or b""
-            limit, used = size(value_of(text, "MemoryMax"), meminfo("MemTotal") or 0), used_by(group.get("ControlGroup", ""))
-            if limit is not None and limit < used:
-                # The kernel would have it at once, by killing.
-                yield Finding(
-                    f"{self.layout.slice} is to be limited to {limit >> 20} MiB, and what runs in it uses {used >> 20} MiB",
-                    remedy="Raise asgi_service_total_memory_max, or stop the application first.",
-                )
             stale.append(self.layout.slice)
-        if stale:
-            yield Finding(f"systemd has not read {' and '.join(stale)} since they changed", lambda: self.reload_units())
+        if stale and not self.outdated:
+            yield Finding(f"systemd has not read {' and '.join(stale)} since they changed", partial(self.systemd.call, "daemon-reload"))
 
-    def reload_units(self) -> None:
-        self.systemd.call("daemon-reload")
+    def total_limit(self, group: str) -> Iterator[Finding]:
+        """The kernel would have a limit below what is used at once, by killing, as soon as systemd reads the slice."""
+        text = contents(f"{self.layout.root}/etc/systemd/system/{self.layout.slice}") or b""
+        limit, used = size(value_of(text, "MemoryMax"), meminfo("MemTotal") or 0), used_by(group)
+        if limit is not None and limit < used:
+            yield Finding(
+                f"{self.layout.slice} is to be limited to {limit >> 20} MiB, and what runs in it uses {used >> 20} MiB",
+                remedy="Raise asgi_service_total_memory_max, or stop the application first.",
+            )
 
     def drop_ins(self) -> dict[str, list[str]]:
         """Return the drop-ins that change the live slot's units, with the directives in them that change what runs.
@@ -352,17 +366,19 @@ class Health:
         present = (contents(path) or b"").decode("utf-8", "replace").splitlines() if kind == "file" else []
         active = [line for line in map(str.strip, present) if line and not line.startswith("#")]
         if active != lines:
-            yield Finding(f"{path} does not make {run} at boot as it has to be", lambda: self.write(path, "\n".join(lines) + "\n"))
+            yield Finding(
+                f"{path} does not make {run} at boot as it has to be", lambda: self.write(path, ("\n".join(lines) + "\n").encode())
+            )
         else:
             yield from self.access(path, need=0o644)
 
-    def write(self, path: str, text: str) -> None:
+    def write(self, path: str, content: bytes) -> None:
         temporary = f"{path}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -396,10 +412,8 @@ class Health:
         good = [json.dumps(entry) for entry in read_history(self.layout.history)][-HISTORY_LINES:]
         if kind_of(self.damaged()) == "directory":
             shutil.rmtree(self.damaged())
-        copy = f"{self.damaged()}.new"
-        shutil.copyfile(self.layout.history, copy)
-        os.replace(copy, self.damaged())
-        self.write(self.layout.history, "".join(f"{line}\n" for line in good))
+        self.write(self.damaged(), contents(self.layout.history) or b"")
+        self.write(self.layout.history, "".join(f"{line}\n" for line in good).encode())
 
 
 def is_entry(line: bytes) -> bool:

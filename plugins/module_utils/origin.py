@@ -117,6 +117,8 @@ def cache_directory(*names: str) -> str:
             f"{top}, where this collection keeps what it has fetched, belongs to another user or can be written to by others. Remove "
             "it, or name another place in the environment variable XDG_CACHE_HOME."
         )
+    # An earlier version has made it for others to look into, who then could hold the locks in it.
+    os.chmod(top, 0o700)
     path = os.path.join(top, *names)
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path

@@ -161,6 +161,7 @@ class Rollout:
         self.warnings: list[str] = []
         # What was not as it had to be around the live slot.
         self.reconciled: list[str] = []
+        self.outdated = False
         # In check mode that is still so when the plan is made, and the live link may be missing.
         self.foretells = False
         self.assumed_live = ""
@@ -230,6 +231,7 @@ class Rollout:
         live = lost_live_slot(self.layout, self.systemd) or self.live_slot()
         health = Health(self.layout, self.systemd, live)
         findings = health.look()
+        self.outdated = health.outdated
         refused = [finding.refusal() for finding in findings if not finding.mend]
         if refused:
             raise RolloutError("\n".join(refused))
@@ -238,6 +240,9 @@ class Rollout:
     def reconcile(self) -> None:
         """Mend what is not as it has to be around the live slot, before anything else is done. Raises RolloutError where it cannot be."""
         findings = self.examine()
+        if self.outdated:
+            self.systemd.call("daemon-reload")
+            findings = self.examine()
         if findings:
             with self.steps.step("reconcile"):
                 try:

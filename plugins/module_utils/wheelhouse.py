@@ -182,7 +182,8 @@ def wants_of(artifact: str) -> tuple[list[str], list[str]]:
         pyproject = tomllib.loads(_member(artifact, r"[^/]+/pyproject\.toml").decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceError(
-            f"asgi_release_source (asgi_source): the pyproject.toml in {artifact} cannot be read: {error}. Build it again with 'uv build --sdist'."
+            f"asgi_release_source (asgi_source): the pyproject.toml in {artifact} cannot be read: {error}. Build it again with 'uv "
+            "build --sdist'."
         ) from error
     return required, build_requirements(pyproject)
 

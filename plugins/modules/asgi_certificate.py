@@ -119,11 +119,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import certificate
 from ansible_collections.steadfast.asgi.plugins.module_utils.certificate import CertificateError, Labels, Place
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 
 ROOT = Path("/etc/asgi-certificates")
@@ -156,7 +156,7 @@ def given(params: dict[str, Any], place: Place, labels: Labels) -> tuple[bytes, 
     return found[0], found[1]
 
 
-def refuse(module: AnsibleModule, problems: list[str]) -> None:
+def refuse(module: Module, problems: list[str]) -> None:
     if problems:
         module.fail_json(msg="\n".join(problems), problems=problems)
 
@@ -170,7 +170,7 @@ def describe(chain: bytes) -> str:
     return f"{', '.join(leaf.names) or leaf.name()}, until {leaf.end:%Y-%m-%d %H:%M}, SHA-256 {certificate.fingerprint(leaf)}\n"
 
 
-def run(module: AnsibleModule) -> dict[str, Any]:
+def run(module: Module) -> dict[str, Any]:
     """Do the job; returns what goes to exit_json. Raises CertificateError."""
     params = module.params
     place = Place(ROOT, params["name"])
@@ -193,7 +193,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     generation = params["generation"]
     there = place.live == generation and place.linked() if generation else certificate.is_live(place, chain, key)
     stale = [path for path in params["absent"] if Path(path).exists()]
-    if there and not place.due and not stale:
+    # Of a run that was killed.
+    strays = there and place.strays()
+    if there and not place.due and not stale and not strays:
         return result
     if not there or place.due:
         refusal = certificate.nginx_refuses()
@@ -216,13 +218,15 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if not there:
             generation = generation or certificate.store(place, chain, key)
         certificate.put_into_service(place, generation or place.live, params["services"])
+    elif strays:
+        place.proved()
     for path in stale:
         Path(path).unlink(missing_ok=True)
     return result
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "name": {"type": "str", "required": True},
             "names": {"type": "list", "elements": "str", "default": []},
@@ -261,7 +265,7 @@ def main() -> None:
     module.exit_json(**result)
 
 
-def discard(module: AnsibleModule) -> None:
+def discard(module: Module) -> None:
     """Remove what an earlier task has written and is not live."""
     generation = module.params["generation"]
     place = Place(ROOT, module.params["name"])

@@ -170,6 +170,21 @@ history_lines:
   returned: always
   type: list
   elements: str
+wrong:
+  description:
+    - What is not as it has to be on the way of a request (links, owners, modes, units, the release, the history, the answer itself). The
+      next deployment reconciles it, or refuses it by name.
+  returned: always
+  type: list
+  elements: str
+  sample: ['/opt/shop/slots/blue/socket leads to /run/other.sock, and not to /run/shop/blue.sock']
+drop_ins:
+  description:
+    - The files with which somebody else changes the live slot's units, each with those directives in it that change what runs, as whom
+      or where requests arrive.
+  returned: always
+  type: dict
+  sample: {/etc/systemd/system/shop@blue.service.d/override.conf: [Environment]}
 problem:
   description: That the host does not have this application, and which it has. Empty if it has it.
   returned: always
@@ -183,9 +198,10 @@ from typing import Any
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
+from ansible_collections.steadfast.asgi.plugins.module_utils.health import Health, silence, unusable_release
 from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.memory import proportional_memory
-from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Target
+from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Progress, Target
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import (
     history_lines,
     no_such_application,
@@ -228,6 +244,20 @@ def describe(history: list[dict[str, Any]], back: State) -> str:
     return f"{back.release or 'what runs'} with the settings of {lived}" if lived else f"{back.release} with its earlier settings"
 
 
+def wrong(params: dict[str, Any], layout: Layout, systemd: Systemd, live: str, pids: list[int]) -> list[str]:
+    """Say what is not as it has to be on the way of a request: what a rollout would reconcile, replace or refuse."""
+    found = [finding.what for finding in Health(layout, systemd, live).look()]
+    release = layout.release_of(live)
+    unusable = unusable_release(release) if os.path.dirname(release) == os.path.realpath(layout.releases) else ""
+    found += [unusable] if unusable else []
+    if not found and systemd.show(layout.service_unit(live), "ActiveState").get("ActiveState") == "active":
+        target = Target(layout.live_socket, path=params["ready_path"], host=params["ready_host"])
+        progress = Progress(workers=1, accepted=frozenset(params["ready_status"]))
+        silent = silence(live, target, progress, lambda: pids, time.sleep)
+        found += [silent] if silent else []
+    return found
+
+
 def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str, Any]:
     """Return what the module reports."""
     live = layout.live_slot()
@@ -260,6 +290,8 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
         "history": last,
         "release_lines": release_lines(releases, release),
         "history_lines": history_lines(last),
+        "wrong": [],
+        "drop_ins": {},
         "problem": no_such_application(layout),
     }
     if not live:
@@ -276,6 +308,8 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
     if result["state"] == "active":
         answer = Target(layout.socket(live), path=params["ready_path"], host=params["ready_host"]).ask(5, pids)
         result.update(answer=answer.summary(), ready=answer.status in params["ready_status"])
+    result["wrong"] = wrong(params, layout, systemd, live, pids)
+    result["drop_ins"] = Health(layout, systemd, live).drop_ins()
     drain = systemd.show(layout.drain_unit(other(live)), "ActiveState")
     result["draining"] = drain.get("ActiveState") in ("active", "activating")
     return result

@@ -273,7 +273,9 @@ attributes:
 notes:
   - Further settings of uv's can be given in the task's C(environment). They appear in process lists, so give no password there.
   - Inside a git work tree the source is what git tracks or would track, and C(uv.lock) in any case.
-    Elsewhere it is all but the usual litter.
+    Elsewhere it is all but the usual litter. A work tree that git on the controller cannot list is refused, and so is one of another tool.
+  - A link that leaves the source is refused, and so is what is neither a file nor a link.
+  - A source is read once in a run. Every later host, batch and task gets the same bytes.
 seealso:
   - module: steadfast.asgi.asgi_rollout
   - module: steadfast.asgi.asgi_prune

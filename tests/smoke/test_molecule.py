@@ -50,7 +50,7 @@ class Developer:
 def finished(process: subprocess.Popen[str]) -> str:
     output, _nothing = process.communicate(timeout=1500)
     if process.returncode != 0:
-        pytest.fail(f"{process.args}\n{output}")
+        pytest.fail(f"{process.args!r}\n{output}")
     return output
 
 
@@ -61,7 +61,7 @@ def developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Developer]:
     if not (programs / "python").exists():
         subprocess.run(["uv", "venv", "--quiet", "--seed", "--python", sys.executable, environment], check=True)
     # `ansible` stands for `ansible-galaxy collection install -r requirements.yml`, which needs Galaxy.
-    options = ["--quiet", "--python", programs / "python", "--constraint", ROOT / "requirements-dev.txt"]
+    options = ["--quiet", "--python", str(programs / "python"), "--constraint", str(ROOT / "requirements-dev.txt")]
     subprocess.run(["uv", "pip", "install", *options, *PACKAGES, "ansible"], check=True)
     found = Developer(tmp_path_factory.mktemp("home"), programs)
     yield found

@@ -98,6 +98,8 @@ class Host:
         self.ousted = ""
         # Whether systemd has yet to read the units.
         self.stale = False
+        # Whether it has been told to enable a unit, and not to read them.
+        self.outdated = False
         # Whom the kernel was to kill first, or no sooner than others.
         self.oom_score: list[tuple[list[int], int]] = []
         # The release that the process in a slot has loaded, whatever the slot's link says by now.
@@ -253,7 +255,7 @@ class Host:
             "Result": "success",
             "ExecMainStatus": "0",
             "CPUWeight": "[not set]",
-            "NeedDaemonReload": "yes" if self.stale else "no",
+            "NeedDaemonReload": "yes" if self.outdated or (self.stale and unit != "init.scope") else "no",
             "FragmentPath": str(self.root / "etc/systemd/system" / unit),
             "DropInPaths": "",
             "ControlGroup": "",
@@ -292,6 +294,7 @@ class Host:
             known = ("start", "stop", "restart", "enable", "disable", "reset-failed", "daemon-reload", "set-property")
             assert verb in known, command
             self.stale = self.stale and verb != "daemon-reload"
+            self.outdated = self.outdated and verb != "daemon-reload"
             if verb == "set-property":
                 self.weight[units[0]] = units.pop()
             for unit in units:

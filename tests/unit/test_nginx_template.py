@@ -420,6 +420,201 @@ def test_an_exact_location_takes_nothing_from_the_others(render: Render) -> None
     assert directives(block(site, "location ^~ /metrics"), "return") == ["404"]
 
 
+def matches(site: str) -> list[str]:
+    """What the locations of the site's own server match, without nginx's own."""
+    found = re.findall(r"^    location (.*) [{]$", site, re.MULTILINE)
+    return [match for match in found if not re.search(r"@asgi_|/[.]asgi-|/[.]well-known/", match)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, {"^~ /metrics", "/"}),
+        ({"asgi_nginx_closed": ["/internal/"]}, {"^~ /internal/", "= /internal", "/"}),
+        ({"asgi_nginx_closed": []}, {"/"}),
+        # nginx itself redirects who asks for a folder of the application without the slash.
+        ({"asgi_nginx_locations": [{"path": "/admin/"}], "asgi_nginx_closed": []}, {"^~ /admin/", "/"}),
+        ({"asgi_nginx_locations": [{"path": "/a", "exact": True}], "asgi_nginx_closed": []}, {"= /a", "= /a/", "/"}),
+        ({"asgi_nginx_locations": [{"path": "/a/", "exact": True}], "asgi_nginx_closed": []}, {"= /a/", "= /a", "/"}),
+        ({"asgi_nginx_locations": [{"path": "/", "exact": True}], "asgi_nginx_closed": []}, {"= /", "/"}),
+        # Both are named: each has its own rules.
+        (
+            {"asgi_nginx_locations": [{"path": "/a", "exact": True}, {"path": "/a/", "exact": True}], "asgi_nginx_closed": []},
+            {"= /a", "= /a/", "/"},
+        ),
+        ({"asgi_nginx_closed": ["/a/"], "asgi_nginx_locations": [{"path": "/a", "exact": True}]}, {"= /a", "= /a/", "^~ /a/", "/"}),
+        ({"asgi_service_root_path": "/shop"}, {"^~ /metrics", "^~ /shop/metrics", "/"}),
+        ({"asgi_service_root_path": "/shop", "asgi_nginx_closed": ["/shop/a/"]}, {"^~ /shop/a/", "= /shop/a", "^~ /a/", "= /a", "/"}),
+        ({"asgi_service_root_path": "/shop", "asgi_nginx_closed": ["/shopping"]}, {"^~ /shopping", "^~ /shop/shopping", "/"}),
+        ({"asgi_service_root_path": "/shop", "asgi_nginx_closed": ["/metrics", "/shop/metrics"]}, {"^~ /metrics", "^~ /shop/metrics", "/"}),
+        # All of the application: what is asked for without the path that it is mounted at reaches it as well.
+        ({"asgi_service_root_path": "/shop", "asgi_nginx_closed": [], "asgi_nginx_locations": [{"path": "/shop"}]}, {"^~ /shop", "/"}),
+        ({"asgi_service_root_path": "/shop", "asgi_nginx_closed": [], "asgi_nginx_locations": [{"path": "/"}]}, {"/"}),
+        (
+            {"asgi_service_root_path": "/shop", "asgi_nginx_closed": [], "asgi_nginx_locations": [{"path": "/a", "exact": True}]},
+            {"= /a", "= /a/", "= /shop/a", "= /shop/a/", "/"},
+        ),
+        ({"asgi_nginx_static": [{"url": "/", "path": "d", "page": "i.html"}], "asgi_nginx_closed": []}, {"/", "= /i.html"}),
+    ],
+)
+def test_a_rule_is_for_all_forms_of_a_path(render: Render, variables: dict[str, Any], expected: set[str]) -> None:
+    found = matches(render(asgi_nginx_tls=False, **variables))
+    assert len(set(found)) == len(found)
+    assert set(found) == expected
+
+
+def test_twins_have_the_rules_of_the_path(render: Render) -> None:
+    locations = [{"path": "/login", "exact": True, "rate": "5r/m", "allow": ["10.0.0.0/8"]}, {"path": "/shop", "auth_file": "/etc/users"}]
+    site = render(asgi_nginx_locations=locations, asgi_service_root_path="/shop", asgi_nginx_tls=False)
+    first, *others = [block(site, f"location = {path}") for path in ("/login", "/login/", "/shop/login", "/shop/login/")]
+    assert others == [first] * 3
+    assert "limit_req zone=asgi_shop.req.1;" in first
+    assert "auth_basic_user_file /etc/users;" in block(site, "location /")
+
+
+REFUSALS = {
+    "/metrics": "",
+    "/": "",
+    "//": "slashes",
+    "/..": "segment",
+    "/a/..": "segment",
+    "/a/../b": "segment",
+    "/a/./b": "segment",
+    "/a/.": "segment",
+    "/a/.?b": "segment",
+    "/a/%2e%2E/b": "segment",
+    "/a%2f..%2Fb": "segment",
+    "/a/.%2e": "segment",
+    "/a/..;b": "segment",
+    "/a/..%3B": "segment",
+    "/a/..%3fb": "segment",
+    "/a/..%23b": "segment",
+    "/a/..%5Cb": "segment",
+    "/a/..\\b": "segment",
+    "/a#": "segment",
+    "/a%0ab": "segment",
+    "/a%1F": "segment",
+    "/a%7F": "segment",
+    "/a%00": "segment",
+    "/a?/../b": "",
+    "/a?%00#": "",
+    "/a?//": "",
+    "/a/...": "",
+    "/a/..b": "",
+    "/a/.b": "",
+    "/a/b..": "",
+    "/a/%2e%2eb": "",
+    "/a%20b%2fc%3f%23%25%5c": "",
+    "/a//b": "deep",
+    "/a%2f%2fb": "deep",
+    "/a/%2Fb": "deep",
+    "/a/b//c": "",
+    "/%2fa": "slashes",
+}
+
+
+@pytest.fixture(scope="module")
+def shallow_and_deep(render: Render) -> tuple[str, str]:
+    return render(), render(asgi_nginx_locations=[{"path": "/x/y"}])
+
+
+@pytest.mark.parametrize(("path", "refused"), REFUSALS.items(), ids=REFUSALS)
+def test_paths_that_are_refused(shallow_and_deep: tuple[str, str], path: str, refused: str) -> None:
+    """nginx itself is asked in the role's scenario; this is what each of the two expressions is for."""
+
+    def verdict(site: str) -> list[str]:
+        expressions = re.findall(r"if \([$]request_uri ~[*] '(.*)'\)", site)
+        assert len(expressions) == 2
+        return [
+            name for name, expression in zip(("segment", "slashes"), expressions, strict=True) if re.search(expression, path, re.IGNORECASE)
+        ]
+
+    shallow, deep = map(verdict, shallow_and_deep)
+    assert shallow == [each for each in [refused] if each in {"segment", "slashes"}]
+    assert deep == (["slashes"] if refused == "deep" else shallow)
+
+
+@pytest.mark.parametrize(
+    ("variables", "depth"),
+    [
+        ({"asgi_nginx_closed": []}, 1),
+        ({}, 1),
+        ({"asgi_nginx_closed": ["/a/b/c/"]}, 3),
+        ({"asgi_nginx_locations": [{"path": "/a/b"}]}, 2),
+        ({"asgi_nginx_locations": [{"path": "/a/b", "exact": True}]}, 3),
+        ({"asgi_nginx_static": [{"url": "/robots.txt", "path": "robots.txt"}, {"url": "/a/b/", "path": "b"}]}, 2),
+        ({"asgi_nginx_extra": ["location = /a/b/c {\n return 404;\n}", "location /a{ return 404; }"]}, 4),
+        ({"asgi_service_root_path": "/shop/v1"}, 3),
+    ],
+)
+def test_how_much_of_a_path_rules_look_at(evaluate: Render, variables: dict[str, Any], depth: int) -> None:
+    assert int(evaluate("{{ _asgi_nginx_depth }}", **variables)) == depth
+
+
+def test_an_exact_path_ends_where_a_url_has_a_query(render: Render) -> None:
+    (expression,) = re.findall(r"if \([$]uri ~ '(.*)'\)", render(asgi_nginx_locations=[{"path": "/a.b/", "exact": True}, {"path": "/c"}]))
+    assert [path for path in ("/a.b?", "/a.b/;x", "/a.b//#", "/a.b", "/a.b/c", "/axb?", "/c?", "/") if re.match(expression, path)] == [
+        "/a.b?",
+        "/a.b/;x",
+        "/a.b//#",
+    ]
+
+
+def test_a_page_for_refused_paths_is_served(render: Render) -> None:
+    site = render(asgi_nginx_error_pages={400: "400.html"})
+    assert site.count("set $asgi_bad_shop 1;") == 2
+    assert '    if ($uri = /.asgi-errors/400) {\n        set $asgi_bad_shop "";' in site
+    assert "asgi_bad" not in render(asgi_nginx_error_pages={404: "404.html"})
+
+
+ROOT_OF_FILES = "/opt/shop/slots/live/release/app"
+
+
+@pytest.mark.parametrize(
+    ("entry", "rules"),
+    [
+        ({"url": "/s/", "path": "static"}, [f"on from={ROOT_OF_FILES}"]),
+        ({"url": "/s/", "path": "static/"}, [f"on from={ROOT_OF_FILES}"]),
+        ({"url": "/s/", "path": f"{ROOT_OF_FILES}/static"}, [f"on from={ROOT_OF_FILES}"]),
+        ({"url": "/r.txt", "path": "static/r.txt"}, [f"on from={ROOT_OF_FILES}"]),
+        ({"url": "/r.txt", "path": "/srv/r.txt"}, ["if_not_owner from=/srv"]),
+        ({"url": "/s/", "path": "/srv/s/"}, ["if_not_owner from=/srv/s"]),
+        (
+            {"url": "/s/", "path": "static", "fallback": "/opt/shop/static/static/"},
+            [f"on from={ROOT_OF_FILES}", "if_not_owner from=/opt/shop/static/static"],
+        ),
+        ({"url": "/s/", "path": "static", "page": "i.html"}, [f"on from={ROOT_OF_FILES}"] * 2),
+        ({"url": "/m/", "path": "media/big"}, [f"if_not_owner from={ROOT_OF_FILES}/media"]),
+        ({"url": "/m/", "path": "media"}, [f"if_not_owner from={ROOT_OF_FILES}/media"]),
+        ({"url": "/m/", "path": "mediate"}, [f"on from={ROOT_OF_FILES}"]),
+        ({"url": "/s/", "path": "static", "follow_links": True, "page": "i.html", "fallback": "old"}, []),
+    ],
+)
+def test_links_in_static_folders(render: Render, entry: dict[str, Any], rules: list[str]) -> None:
+    assert directives(render(asgi_nginx_static=[entry], asgi_shared=["media"]), "disable_symlinks") == rules
+
+
+def test_links_elsewhere(render: Render) -> None:
+    site = render(asgi_nginx_error_pages={404: "404.html", 403: "/srv/e/403.html"}, asgi_nginx_acme_webroot="/var/lib/asgi-acme")
+    found = directives(site, "disable_symlinks")
+    assert set(found) == {f"on from={ROOT_OF_FILES}", "if_not_owner from=/srv/e", "if_not_owner from=/var/lib/asgi-acme"}
+
+
+def test_clients_with_certificates_name_the_site(render: Render) -> None:
+    assert "421" not in render()
+    site = render(asgi_nginx_client_ca="/etc/ca.pem")
+    (expression,) = re.findall("'~(.*)' 1;", block(site, "map $ssl_server_name:$host $asgi_nameless_shop"))
+    assert [each for each in ("a.example:a.example", ":a.example", ":192.0.2.1", ":[fe80::1]", ":") if re.search(expression, each)] == [
+        ":a.example"
+    ]
+
+
+def test_other_words_for_the_path_do_not_reach_the_application(render: Render) -> None:
+    site = render()
+    for name in ("X-Forwarded-Prefix", "X-Original-Url", "X-Rewrite-Url", "SCRIPT_NAME", "PATH_INFO"):
+        assert f'proxy_set_header {name} "";' in site
+
+
 def test_limits_of_the_site(render: Render) -> None:
     site = render(asgi_app="my-shop", asgi_nginx_rate="50r/s", asgi_nginx_burst=100, asgi_nginx_connections=20)
     assert directives(site, "limit_req_zone") == ["$binary_remote_addr zone=asgi_my_shop.req:10m rate=50r/s"]
@@ -656,3 +851,36 @@ def test_gixy_finds_nothing(render: Render, tmp_path: Path, name: str) -> None:
     found = json.loads(done.stdout)
     problems = [problem for problem in found if name not in ACCEPTED.get(problem["plugin"], set())]
     assert problems == []
+
+
+CONFIGURATION = "# configuration file /etc/nginx/conf.d/asgi-shop.conf:"
+WARNING = 'nginx: [warn] conflicting server name "{}" on 0.0.0.0:80, ignored'
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "code", "shown"),
+    [
+        ("present", [CONFIGURATION], 0, ""),
+        ("present", ["nginx: [emerg] no"], 1, "nginx: [emerg] no"),
+        ("present", [CONFIGURATION, WARNING.format("shop.example")], 1, "conflicting server name"),
+        ("present", [CONFIGURATION, WARNING.format("*.shop.test")], 1, "Another site has the same name."),
+        ("present", [CONFIGURATION, WARNING.format("a.shop.test")], 0, ""),
+        ("present", [CONFIGURATION, "secret 1;"], 0, ""),
+        ("present", ["# configuration file /etc/nginx/nginx.conf:"], 1, "nginx does not read /etc/nginx/conf.d/asgi-shop.conf"),
+        ("absent", [WARNING.format("shop.example")], 0, ""),
+    ],
+)
+def test_what_nginx_says_is_judged(evaluate: Render, tmp_path: Path, state: str, said: list[str], code: int, shown: str) -> None:
+    nginx = tmp_path / "nginx"
+    lines = "".join(f"echo '{line}'\n" for line in said)
+    nginx.write_text(f"#!/bin/sh\n[ $1 = -T ] || exit 9\n{lines}exit {int('[emerg]' in said[0])}\n", encoding="utf-8")
+    nginx.chmod(0o755)
+    log = tmp_path / "log"
+    log.touch(0o644)
+    variables = {"asgi_nginx_state": state, "asgi_nginx_redirect_domains": ["*.shop.test"]}
+    judge = evaluate("{{ _asgi_nginx_judge }}", **variables)
+    done = subprocess.run(["sh", "-c", judge, str(nginx), str(log)], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done
+    assert shown in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert log.stat().st_mode & 0o777 == (0o644 if code else 0o640)

@@ -6,8 +6,10 @@ import asyncio
 import configparser
 import json
 import logging.config
+import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -683,3 +685,51 @@ def test_a_worker_that_has_ended_is_taken_out_of_the_metrics(settings: Settings,
     monkeypatch.setitem(sys.modules, "prometheus_client", package)
     settings()["child_exit"](None, SimpleNamespace(pid=4711))
     assert ended == [4711]
+
+
+def exposure(folder: Path, name: str, text: str) -> float:
+    """How systemd rates a unit that it does not run."""
+    program = shutil.which("systemd-analyze")
+    if not program:
+        pytest.skip("there is no systemd-analyze")
+    (folder / name).write_text(text, encoding="utf-8")
+    command = [program, "security", "--offline=true", "--no-pager", str(folder / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"exposure level for .*: ([0-9.]+) ", done.stdout)
+    if not found:
+        pytest.skip(f"systemd-analyze does not rate files here: {done.stderr}")
+    return float(found[1])
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn", "hypercorn", "granian"])
+@pytest.mark.parametrize("kind", ["default", "strict"])
+def test_a_slot_is_rated_at_1_3_or_less(render: Render, tmp_path: Path, server: str, kind: str) -> None:
+    text = render("slot.service.j2", asgi_service_server=server, asgi_service_sandbox=kind, **(TLS if server == "gunicorn" else {}))
+    assert exposure(tmp_path, "shop@.service", text) <= 1.3
+
+
+ACME = ROOT / "roles/asgi_certificate"
+
+
+@pytest.mark.parametrize("unit", ["tls.service", "tls_address.service", "calm", "drain", "drain with TLS", "asgi-acme.service"])
+def test_what_is_beside_the_slots_is_rated_at_2_or_less(evaluate: Callable[..., Any], render: Render, tmp_path: Path, unit: str) -> None:
+    """On real hosts there are exposures() in molecule/support.py; here everybody sees at once what a change does to the rating."""
+    of_a_drain: dict[str, Any] = {"PrivateNetwork": None}
+    if unit.startswith("tls"):
+        text = render(f"{unit}.j2", **TLS)
+    elif unit == "asgi-acme.service":
+        variables = DataLoader().load_from_file(str(ACME / "vars/main.yml"), trusted_as_template=True)
+        text = str(
+            evaluate(
+                "{{ lookup('ansible.builtin.template', 'asgi-acme.service.j2') }}",
+                **variables,
+                asgi_certificate_acme_on_failure="",
+                ansible_search_path=[str(ACME)],
+            )
+        )
+    else:
+        if unit == "drain with TLS":
+            of_a_drain["CapabilityBoundingSet"] = "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"
+        text = "\n".join(["[Service]", "ExecStart=/bin/true", *sandbox({} if unit == "calm" else of_a_drain)])
+    assert "NoNewPrivileges=true" in text.splitlines()
+    assert exposure(tmp_path, f"{unit.removesuffix('.service').replace(' ', '-')}.service", text) <= 2.0

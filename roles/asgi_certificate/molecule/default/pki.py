@@ -255,6 +255,7 @@ def make(directory: Path) -> None:
         "renewed-key.pem": renewed.key_pem(),
         "encrypted-key.pem": good.key_pem(b"passphrase"),
         "broken-key.pem": good.key_pem().replace("M", "N"),
+        "joined.pem": good.pem().rstrip() + intermediate.pem(),
         "reversed.pem": intermediate.pem() + good.pem(),
         "gap.pem": good.pem() + root.pem(),
         "namesake.pem": good.pem() + renamed.pem(),

@@ -92,6 +92,14 @@ def test_a_virtual_environment_of_one_s_own(layout: Layout, around: Surroundings
     assert f'ExecStart=:"{around.release}/.venv/bin/alembic"' in text.splitlines()
 
 
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_a_value_of_the_unit_does_not_become_a_line_of_it(layout: Layout, around: Surroundings, end: str) -> None:
+    """Python takes more characters for the end of a line than systemd does."""
+    value = f"Environment=NAME=x{end}ExecStartPre=+/bin/false"
+    text = command_unit(SERVICE.replace("KillMode=mixed", value), layout, around, "command-1", ["alembic"], 1)
+    assert value in text.split("\n")
+
+
 def test_a_program_that_is_not_there_is_named(layout: Layout, around: Surroundings) -> None:
     with pytest.raises(CommandError, match=r"no program nonesuch in .*/release/\.venv/bin"):
         command_unit(SERVICE, layout, around, "command-1", ["nonesuch"], 1)
@@ -105,6 +113,8 @@ def test_a_program_that_is_not_there_is_named(layout: Layout, around: Surroundin
         ("100% $HOME", '"100%% $HOME"'),
         ('a "b" \\c', r'"a \"b\" \\c"'),
         ("two\nlines", r'"two\nlines"'),
+        ("x\rExecStartPre=+/bin/false", r'"x\x0dExecStartPre=+/bin/false"'),
+        ("\x0b\x0c\x1b\x7f", r'"\x0b\x0c\x1b\x7f"'),
     ],
 )
 def test_arguments_reach_the_program_as_they_are(argument: str, line: str) -> None:

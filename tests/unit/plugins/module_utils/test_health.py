@@ -437,3 +437,21 @@ def test_the_history_is_read_whatever_it_is(tmp_path: Path) -> None:
     path.unlink()
     path.write_bytes(b"\xff\n" + json.dumps({"release": "A"}).encode() + b"\n")
     assert read_history(str(path)) == [{"release": "A"}]
+
+
+def test_nobody_s_link_is_followed_by_what_mends_a_mode(tmp_path: Path) -> None:
+    """It may be put there between the look and the mending."""
+    (tmp_path / "shadow").write_text("")
+    (tmp_path / "shadow").chmod(0o600)
+    (tmp_path / "slot").symlink_to("shadow")
+    with pytest.raises(OSError, match="symbolic links"):
+        health_module.give(str(tmp_path / "slot"), -1, -1, 0o755)
+    assert (tmp_path / "shadow").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_rollout_leaves_unread_is_no_damage(at_rest: Host, roll: Roll) -> None:
+    """systemd says of all units that it has to read them, once one was enabled without that."""
+    at_rest.outdated = True
+    assert roll("A").preview()["changed"] is False
+    result = roll("A").run()
+    assert (result["changed"], result["reconciled"], at_rest.outdated) == (False, [], False)

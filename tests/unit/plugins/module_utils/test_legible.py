@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +69,12 @@ def test_whatever_a_module_reports_is_legible(run_module: Any, monkeypatch: pyte
 
     done = run_module(fail)
     assert (done["failed"], done["msg"], done["journal"]) == (True, "no \\x07", "\\x1b")
+
+
+def test_no_module_reports_in_another_way() -> None:
+    modules = Path(__file__).resolve().parents[4] / "plugins/modules"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in modules.glob("*.py")}
+    assert texts
+    programs = {name: text for name, text in texts.items() if "    main()" in text}
+    assert [name for name, text in programs.items() if "module_utils.legible import Module\n" not in text] == []
+    assert [name for name, text in texts.items() if "AnsibleModule" in text] == []

@@ -237,6 +237,17 @@ def test_what_somebody_has_changed_is_healed(host: Host, apply: Apply, pki: Any,
     assert not apply()["changed"]
 
 
+def test_keys_of_a_run_that_was_killed_do_not_stay(host: Host, apply: Apply) -> None:
+    apply()
+    (host.place.path / "stray").mkdir()
+    (host.place.path / "stray/privkey.pem").touch()
+    assert apply(check=True)["changed"]
+    assert host.generations == 2
+    assert apply()["changed"]
+    assert (host.generations, host.reloads) == (1, 1)
+    assert not apply()["changed"]
+
+
 def test_what_an_earlier_version_linked_is_copied(host: Host, apply: Apply, pki: Any, tmp_path: Path) -> None:
     good = pki.cases()[OLD]
     (tmp_path / "chain.pem").write_bytes(good.chain)

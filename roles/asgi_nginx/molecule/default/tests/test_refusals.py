@@ -161,6 +161,13 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             'An auth_realm in asgi_nginx_locations or asgi_nginx_static is "a\\"; deny all".',
         ],
     ),
+    "shared-below": (
+        {
+            "asgi_nginx_static": [{"url": "/static/", "path": "static/"}, {"url": "/open/", "path": "open", "follow_links": True}],
+            "asgi_release_shared": ["static/uploads", "open/uploads", "media"],
+        },
+        ['(asgi_shared) inside a folder of asgi_nginx_static is "static/uploads".', "follow_links"],
+    ),
     "paths-twice": (
         {
             "asgi_nginx_locations": [{"path": "/x/"}],
@@ -238,6 +245,40 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     # What is removed has to have a name as well.
     "absent": ({"asgi_nginx_app": "*", "asgi_nginx_state": "absent"}, ['asgi_nginx_app (asgi_app) is "*".']),
 }
+
+BLOG = {"asgi_nginx_app": "blog", "asgi_nginx_domains": ["blog.example"], "asgi_nginx_tls": False}
+BY_SHOP = "by the application shop (/etc/nginx/conf.d/asgi-shop.conf, line "
+# What another site of the host has: the variables, and what the message has to contain.
+TAKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a name": ({"asgi_nginx_domains": ["shop.example"]}, ["shop.example (asgi_nginx_domains", BY_SHOP, "asgi_nginx_app: shop"]),
+    "a name that redirects": ({"asgi_nginx_domains": ["blog.example", "www.shop.example"]}, ["www.shop.example (", BY_SHOP]),
+    "a name in a file of somebody's": (
+        {"asgi_nginx_domains": ["by-hand.example"], "asgi_nginx_http_port": 8081},
+        ["by-hand.example (", "*:8081", "a site of somebody else's (/etc/nginx/conf.d/shop.conf, line 2)"],
+    ),
+    "a wildcard": (
+        {"asgi_nginx_domains": ["*.plain.example"], "asgi_nginx_http_port": 8080},
+        ["*.plain.example (", "the application a-name-of-30-characters-length"],
+    ),
+    "the default server": (
+        {"asgi_nginx_default_server": True},
+        ["asgi_nginx_default_server is true", "/etc/nginx/sites-enabled/default", "asgi_nginx_remove_debian_default"],
+    ),
+    "a port for the PROXY protocol": ({"asgi_nginx_http_port": 8082}, ["asgi_nginx_proxy_protocol is false", "the application balanced"]),
+}
+
+
+@pytest.fixture(scope="session")
+def taken(refusals_of: Callable[..., dict[str, dict[str, str]]]) -> dict[str, dict[str, str]]:
+    return refusals_of("asgi_nginx", {case: BLOG | variables for case, (variables, _) in TAKEN.items()})
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_what_another_site_has_is_refused(taken: dict[str, dict[str, str]], case: str) -> None:
+    for said in taken.values():
+        assert case in said, "was not refused"
+        for part in TAKEN[case][1]:
+            assert part in said[case]
 
 
 def packed() -> dict[str, dict[str, Any]]:

@@ -54,6 +54,7 @@ def logged(host: Host, app: str) -> list[dict[str, str]]:
         ("/office", 403),
         ("/desk", 401),
         ("/%zz", 400),
+        ("/a/..", 400),
     ],
 )
 def test_every_answer_has_the_headers(client: Client, path: str, status: int) -> None:
@@ -335,6 +336,28 @@ def test_no_way_out_of_the_static_folder(client: Client, path: str) -> None:
     assert b"root:" not in answer.body
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        ("/static/passwd", 404, None),
+        ("/static/etc/passwd", 404, None),
+        ("/static/up/secret.txt", 404, None),
+        # What asgi_release has put into the second folder is the file itself.
+        ("/static/inside.css", 200, b"the file itself\n"),
+        ("/one-page/passwd", 200, b"one page\n"),
+        ("/media/own.txt", 200, b"my own\n"),
+        ("/media/mine", 200, b"my own\n"),
+        ("/media/theirs", 403, None),
+    ],
+)
+def test_links_lead_nowhere_else(client: Client, path: str, status: int, body: bytes | None) -> None:
+    answer = client.ask(path)
+    assert answer.status == status
+    assert body in {None, answer.body}
+    assert b"root:" not in answer.body
+    assert b"not for you" not in answer.body
+
+
 def test_gzip(client: Client) -> None:
     accept = {"Accept-Encoding": "gzip"}
     assert client.ask("/static/site.css", accept).headers["Content-Encoding"] == "gzip"
@@ -369,6 +392,7 @@ def test_forged_headers_do_not_reach_the_application(client: Client) -> None:
     forged = dict.fromkeys(["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto"], FORGED)
     forged |= dict.fromkeys(["X-Real-IP", "X-Request-ID"], FORGED)
     unwanted = dict.fromkeys(["X-Forwarded-Prefix", "X-Forwarded-Protocol", "X-Forwarded-Ssl", "X_Forwarded_For"], FORGED)
+    unwanted |= dict.fromkeys(["X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Uri", "SCRIPT_NAME", "PATH_INFO"], FORGED)
     unwanted |= dict.fromkeys(["Forwarded", "Proxy", "X-SSL-Client-Verify", "X-SSL-Client-S-DN"], FORGED)
     answer = client.ask("/", forged | unwanted)
     seen = answer.seen()

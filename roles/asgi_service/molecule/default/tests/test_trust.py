@@ -117,9 +117,9 @@ def command(host: Host, apply_roles: Apply, *commands: str, app: str = "plain") 
 
 
 def raw(text: str) -> list[str]:
-    """What a terminal would act on, in what Ansible printed without colours; JSON may hold it escaped, which is as bad for others."""
-    unescaped = re.sub(r"(?<!\\)\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
-    return [repr(character) for character in ACTS if not character.isprintable() and character in unescaped and character != "\r"]
+    """What a terminal would act on, in what Ansible printed without colours, or whoever reads its JSON."""
+    found = [character for character in ACTS if not character.isprintable() and character not in "\r" and character in text]
+    return found + [escaped for escaped in ("\\u001b", "\\u0007", "\\u009b") if escaped in text]
 
 
 @pytest.mark.parametrize("where", ["import", "ready"])
