@@ -105,8 +105,8 @@ class Sandbox:
         if network:
             self._network = self._network or list(addresses(self.allow, self.configured))
             return [*found, f"RestrictAddressFamilies={' '.join(families)}", *self._network]
-        # A network namespace would do the same, and take seconds on a busy host.
-        return [*found, "RestrictAddressFamilies=none", "IPAddressDeny=any"]
+        # A network namespace would do the same, and take seconds on a busy host. (systemd-run knows no empty list of families.)
+        return [*found, "RestrictAddressFamilies=AF_NETLINK", "IPAddressDeny=any"]
 
     def files(self, writable: Sequence[str]) -> list[str]:
         """Return what the unit sees: the host's programs, this release, and of the other applications nothing."""

@@ -68,7 +68,7 @@ _PYLOCK = {
 }
 _PYPROJECT = {
     "project": {
-        "name": package_name,
+        "name": str,
         "version": str,
         "requires-python": str,
         "dynamic": [str],

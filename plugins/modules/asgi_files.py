@@ -610,7 +610,7 @@ def run(module: Module) -> dict[str, Any]:
         result.update(cmd=command, rc=rc, stdout=stdout, stderr=stderr)
         if rc != 0:
             restored, outcome = put_back(done)
-            named, said = f"'{' '.join(command)}'", (stderr or stdout).strip()
+            named, said = title(command), (stderr or stdout).strip()
             result.update(changed=False, restored=restored, refused_before=not plan)
             if not plan:
                 module.fail_json(msg=f"{named} refuses the configuration that is there already; {outcome}. It said: {said}", **result)
@@ -630,6 +630,12 @@ def run(module: Module) -> dict[str, Any]:
     return result | fingerprint_in(directory, wanted)
 
 
+def title(command: list[str]) -> str:
+    """Return a command for a message, without the rest of a script that is long. The whole of it is in the result."""
+    text = " ".join(" ".join(command).split())
+    return f"'{text}'" if len(text) <= 100 else f"'{text[:100]}…'"
+
+
 def refuse_what_is_not_ours(module: Module) -> None:
     """Fail where `validate` refuses what is there already, for something that is not among the files."""
     command = module.params["validate"]
@@ -637,7 +643,7 @@ def refuse_what_is_not_ours(module: Module) -> None:
     said = (stderr or stdout).strip()
     if rc not in (0, 127) and not any(text in said for text in module.params["own"]):
         module.fail_json(
-            msg=f"'{' '.join(command)}' refuses the configuration that is on this host already, and not for these files. Nothing was "
+            msg=f"{title(command)} refuses the configuration that is on this host already, and not for these files. Nothing was "
             f"changed. Correct that first, or remove it. It says: {said}",
             refused_before=True,
             restored=[],
