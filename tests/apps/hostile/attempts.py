@@ -600,7 +600,7 @@ for path in pathlib.Path({str(build.cache)!r}).rglob("h11/*.py"):
     )
 
 
-@attempt("have root or the next build follow links in the cache", group="quiet", everywhere=True)
+@attempt("have root or the next build follow links in the cache, and fail all that follow", everywhere=True)
 def cache_links(build):
     for path in list(build.cache.iterdir()):
         with contextlib.suppress(OSError):
