@@ -150,7 +150,7 @@ def compile_link(build):
     (build.work / "compile").symlink_to(build.directory)
 
 
-@attempt("have root read a FIFO at the place of uv.lock", group="quiet", everywhere=True)
+@attempt("have root read a FIFO at the place of uv.lock", everywhere=True)
 def lock_fifo(build):
     os.mkfifo(replaced(build.source / "uv.lock"))
 
@@ -456,7 +456,7 @@ def run_by_root(build):
 
 
 @attempt(
-    "have root or the next build read settings that the build left (uv.toml, pip.conf, .gitconfig, .netrc)", group="quiet", everywhere=True
+    "have root or the next build read settings that the build left (uv.toml, pip.conf, .gitconfig, .netrc)", options=SERVER, everywhere=True
 )
 def settings(build):
     for directory in (build.work, build.source, build.venv, build.cache, Path("/tmp"), Path(os.environ.get("HOME", "/tmp"))):
