@@ -21,6 +21,8 @@ from .store import TEMPORARY, Store
 # More than any release has; a build that leaves more wants to keep root busy.
 MOST_ENTRIES = 1_000_000
 DEEPEST = 100
+# Bytes of a path: what the kernel takes, with some room for names beside it.
+LONGEST = 4000
 MOST_TOGETHER = 8 << 30
 # Of what a file has not been given any room for, and which takes root as long to read as what is there.
 MOST_HOLES = 1 << 30
@@ -112,6 +114,8 @@ class Admission:
         _strip(descriptor)
         for name in self._names(descriptor, path):
             there = os.path.join(path, name)
+            if len(os.fsencode(there)) > LONGEST:
+                raise BuildError(f"the build left a path of more than {LONGEST} bytes: {shown(there)[:300]}…")
             if _UNSHOWABLE.search(name):
                 raise BuildError(f"the build left a file whose name has control characters, or is no text: {shown(there)}. Rename it")
             if name == TEMPORARY:

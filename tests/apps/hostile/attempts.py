@@ -369,7 +369,7 @@ def left_deep(build):
     os.chdir(build.source)
 
 
-@attempt("leave a path that is longer than the kernel takes")
+@attempt("leave a path that is longer than the kernel takes", REFUSED, message="more than 4000 bytes")
 def left_long(build):
     build.library.mkdir(parents=True, exist_ok=True)
     os.chdir(build.library)
@@ -426,7 +426,7 @@ def wheel_leaves(build):
     build.files["../../../../../../slots/live/release/release.json"] = b'{"id": "planted"}'
 
 
-@attempt("leave a link that a wheel has as one", REFUSED, message="link|symlink")
+@attempt("leave a link that a wheel has as one")
 def wheel_link(build):
     build.files["hostile_link"] = build.target.encode()
     build.modes["hostile_link"] = 0o120777
@@ -455,9 +455,7 @@ def run_by_root(build):
         build.modes[f"hostile-1.0.data/scripts/{name}"] = 0o100755
 
 
-@attempt(
-    "have root or the next build read settings that the build left (uv.toml, pip.conf, .gitconfig, .netrc)", options=SERVER, everywhere=True
-)
+@attempt("have root or the next build read settings that the build left (uv.toml, pip.conf, .gitconfig, .netrc)", everywhere=True)
 def settings(build):
     for directory in (build.work, build.source, build.venv, build.cache, Path("/tmp"), Path(os.environ.get("HOME", "/tmp"))):
         for name in ("uv.toml", "pip.conf", "pyvenv.cfg.d", ".gitconfig", ".netrc", ".pydistutils.cfg"):

@@ -90,6 +90,21 @@ def test_what_was_never_written_is_bounded_and_not_read(release: Path, monkeypat
     assert read.count(600 << 20) == 1
 
 
+def test_a_path_that_is_too_long_is_refused_by_its_beginning(release: Path) -> None:
+    here = os.getcwd()
+    os.chdir(site_of(release))
+    try:
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+    finally:
+        os.chdir(here)
+    own(release / ".venv") if not ROOT else os.system(f"chown -R {BUILDER} {release}/.venv")  # noqa: S605 (deeper than a path can be)
+    with pytest.raises(BuildError, match=r"a path of more than 4000 bytes: .*ddd…$") as refused:
+        admit(release)
+    assert len(str(refused.value)) < 500
+
+
 def test_a_file_with_a_hole_is_admitted_as_it_reads(release: Path) -> None:
     module = site_of(release) / "hole.bin"
     with open(module, "wb") as stream:
