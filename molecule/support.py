@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
 import ssl
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -91,3 +94,52 @@ def changed(told: dict[str, Any], host: Host) -> list[str]:
     """The tasks that changed something on the host, from what `play` returned."""
     tasks = (task for part in told["plays"] for task in part["tasks"])
     return [task["task"]["name"] for task in tasks if task["hosts"].get(name_of(host), {}).get("changed")]
+
+
+# Keeps the text of every unit that comes into being, be it for a moment, in a folder.
+WATCH = """
+import glob, os, shutil, time
+while True:
+    for path in glob.glob("/run/systemd/transient/*.service") + glob.glob("/run/systemd/system/*.service"):
+        kept = "/run/seen/" + os.path.basename(path)
+        try:
+            if not os.path.exists(kept):
+                shutil.copy(path, kept + ".new")
+                os.rename(kept + ".new", kept)
+        except OSError:
+            pass
+    time.sleep(0.002)
+"""
+# Each unit of services that no package of the distribution has brought, with systemd's rating of it.
+RATE = """
+rate() {
+    systemd-analyze security --no-pager "$@" 2>/dev/null |
+        sed -n 's/.*Overall exposure level for \\(.*\\): \\([0-9.]*\\) .*/\\1 \\2/p'
+}
+units=$(systemctl list-units --all --type=service --plain --no-legend --no-pager | cut -d' ' -f1)
+files=$(systemctl list-unit-files --type=service --no-legend --no-pager | cut -d' ' -f1 | grep -v @.service)
+for unit in $(printf '%s\\n' $units $files | sort -u); do
+    path=$(systemctl show --property=FragmentPath --value "$unit")
+    case $path in /etc/systemd/system/* | /run/systemd/system/*) [ -f "$path" ] && [ ! -L "$path" ] && rate "$unit" ;; esac
+done
+for path in /run/seen/*.service; do [ ! -e "$path" ] || rate --offline=true "$path"; done
+"""
+
+
+@contextmanager
+def watching_units(host: Host) -> Iterator[None]:
+    """Keep the units that come into being on a host meanwhile, for `exposures`."""
+    script = base64.b64encode(WATCH.encode()).decode()
+    host.check_output(f"rm -rf /run/seen && mkdir /run/seen && echo {script} | base64 --decode >/run/watch.py")
+    host.check_output("systemd-run --quiet --collect --unit=watching-units /usr/bin/python3 /run/watch.py")
+    try:
+        yield
+    finally:
+        host.check_output("systemctl stop watching-units; rm /run/watch.py /run/seen/watching-units.service")
+
+
+def exposures(host: Host) -> dict[str, float]:
+    """Return how systemd rates the services on a host that no package has brought, those among them that were seen for a moment."""
+    script = base64.b64encode(RATE.encode()).decode()
+    told = host.check_output(f"echo {script} | base64 --decode | sh")
+    return {name: float(rating) for name, rating in (line.split() for line in told.splitlines())}

@@ -140,7 +140,8 @@ def sanity() -> Count:
 def scenario(role: str, name: str) -> Callable[[], Count]:
     def run() -> Count:
         report = fresh_report(f"molecule-{role or 'root'}-{name}")
-        code, output = call("tools/molecule", "test", role, name, env={"PYTEST_ADDOPTS": f"--junit-xml={report}"})
+        environment = {"PYTEST_ADDOPTS": f"--junit-xml={report}", "MOLECULE_COMMAND_BORDERS": "false"}
+        code, output = call("tools/molecule", "test", role, name, env=environment)
         count = Count()
         # Molecule's closing list has one line for each step: scenario, arrow, step, result.
         _before, _heading, details = output.rpartition("\nDETAILS")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+import ansible.constants
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -21,6 +21,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     LOCKS,
     Pinned,
     accepts_python,
+    check_includes,
     check_requirements,
     check_uv_lock,
     format_of,
@@ -31,7 +32,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
     read_toml,
     refers_to_files,
 )
-from ansible_collections.steadfast.asgi.plugins.module_utils.origin import Options, Origin, is_path, opened
+from ansible_collections.steadfast.asgi.plugins.module_utils.origin import Options, is_path
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     changes,
     describe,
@@ -40,14 +41,10 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.packages import (
     too_old,
     with_credentials,
 )
-from ansible_collections.steadfast.asgi.plugins.module_utils.source import (
-    SourceError,
-    digest,
-    find_app,
-    pack,
-    source_files,
-)
+from ansible_collections.steadfast.asgi.plugins.module_utils.snapshot import Run, Snapshot
+from ansible_collections.steadfast.asgi.plugins.module_utils.source import Entry, SourceError, check_links, digest, find_app
 from ansible_collections.steadfast.asgi.plugins.module_utils.target import Target
+from ansible_collections.steadfast.asgi.plugins.module_utils.values import address, file_name, hashed, legible, package_name, plain, shown
 from ansible_collections.steadfast.asgi.plugins.module_utils.wheelhouse import Wheels, build_requirements, wants_of
 
 # Part of every ID. To be raised when the same source is to be built in another way.
@@ -62,9 +59,10 @@ _PLACEHOLDERS = frozenset([".gitkeep", ".keep", ".gitignore"])
 class Plan:
     """What is to be built: the files to send, how they are installed, and the ID of the release."""
 
-    def __init__(self, origin: Origin, arguments: dict[str, Any], loader: Any) -> None:
+    def __init__(self, found: Snapshot, arguments: dict[str, Any], loader: Any, run: Run) -> None:
         self.arguments = arguments
         self.loader = loader
+        self.run = run
         self.offline = boolean(arguments.get("offline", False), strict=False)
         # What is sent: where to, from which directory, and the names.
         self.files: list[tuple[str, str, list[str]]] = []
@@ -78,6 +76,7 @@ class Plan:
         }
         # Where the packages are named, on the controller: a lock, or what is to be asked for its requirements.
         self.lock = self.artifact = self.requirement = ""
+        self.source = ""
         self.pyproject: dict[str, Any] = {}
         self.requires_python = ""
         for name in ("before_build", "after_build"):
@@ -91,11 +90,13 @@ class Plan:
         environment = self.arguments.get("build_environment") or {}
         check_environment(environment)
         self.environment = json.dumps({str(name): str(value) for name, value in environment.items()}, sort_keys=True)
-        if origin.directory:
-            self.id = self.plan_project(origin)
+        self.check_words()
+        self.server_requirements = hashed(self.text("server_requirements"), "asgi_release_server_requirements")
+        if found.origin.directory:
+            self.id = self.plan_project(found)
         else:
-            self.id = self.plan_package(origin)
-        self.wheelhouse = self.find_wheelhouse() if self.text("wheelhouse") else ""
+            self.id = self.plan_package(found)
+        self.wheelhouse = self.find_wheelhouse() if self.text("wheelhouse") else None
 
     def text(self, name: str) -> str:
         return str(self.arguments.get(name) or "")
@@ -104,11 +105,36 @@ class Plan:
         value = self.arguments.get(name) or []
         return [str(each) for each in (value if isinstance(value, list) else str(value).split(","))]
 
-    def plan_project(self, origin: Origin) -> str:
+    def check_words(self) -> None:
+        """Raise SourceError for a variable that is put on a command line, on the controller or the host, and does not belong there."""
+        python = self.text("python")
+        if python and not re.match(r"(3(\.[0-9]{1,3}){1,2}|/.+)\Z", python):
+            raise SourceError(
+                f"asgi_release_python is {shown(python)}. Write the path of an interpreter on the host, or a version: '3.13'."
+            )
+        for name in ("extras", "groups", "package"):
+            for each in self.names(name) if name != "package" else [self.text(name)]:
+                if each:
+                    package_name(each, f"asgi_release_{name}")
+        for name in ("python", "subdirectory", "lock", "wheelhouse", "uv", "import_path"):
+            if not self.text(name).isprintable():
+                raise SourceError(f"asgi_release_{name} is {shown(self.text(name))}. Leave out the line break or control character.")
+        urls = [self.text("index_url"), *(str(each.get("url", "")) for each in self.arguments.get("indexes") or [])]
+        for url in filter(None, urls):
+            try:
+                # A user and a password may have all that an address may not.
+                address(re.sub(r"://[^/\s]*@", "://", plain(url)), ("https", "http", "file"))
+            except ValueError:
+                raise SourceError(
+                    "asgi_release_index_url or asgi_release_indexes has an address that cannot be used (it is not shown, since it may "
+                    "contain a password): write https://, http:// or file://, a host and a path."
+                ) from None
+
+    def plan_project(self, found: Snapshot) -> str:
         """A directory with a project in it. Raises SourceError where there is nothing that can be deployed."""
-        directory = os.path.normpath(os.path.join(origin.directory, self.text("subdirectory") or "."))
-        if not f"{directory}/".startswith(f"{os.path.normpath(origin.directory)}/") or not os.path.isdir(directory):
-            raise SourceError(f"asgi_release_subdirectory is {self.text('subdirectory')}, and the source has no such directory.")
+        directory, origin = found.directory, found.origin
+        self.source = directory
+        check_links(found.entries, self.recipe.get("shared", []))
         self.find_lock(directory)
         lock, kind = self.recipe["lock"].removeprefix("source/"), self.recipe["format"]
         pyproject = os.path.join(directory, "pyproject.toml")
@@ -132,6 +158,7 @@ class Plan:
                 "asgi_release_package, asgi_release_extras and asgi_release_groups need a uv.lock; a file of requirements has them all."
             )
         elif kind == "requirements":
+            check_includes(os.path.join(directory, lock), directory)
             check_requirements(os.path.join(directory, lock), self.recipe["hashes"])
         # With uv.lock that is uv's own business, as long as there is a network.
         if "build-system" in content and (kind != "uv" or self.recipe["wheelhouse"]):
@@ -141,15 +168,15 @@ class Plan:
         if kind != "uv" and refers_to_files(os.path.join(directory, lock)):
             # The lock alone does not say whether the packages of another release would be the same.
             self.recipe["refers"] = True
-        # What it is built from is needed whatever .gitignore says.
-        names = self.without_shared(directory, sorted({*source_files(directory), lock}))
+        entries = self.without_shared(found)
+        names = [entry.name for entry in entries]
         self.files.append(("source", directory, names))
         if self.text("import_path"):
             _check_app(directory, names, self.text("import_path"), packages if lock else None)
         version = str(project.get("version") or "") if isinstance(project, dict) else ""
         if origin.commit:
-            return f"{origin.commit[:12]}-{digest(directory, [], self.how())[:6]}"
-        return release_id(version, digest(directory, names, self.how()))
+            return f"{origin.commit[:12]}-{digest([], self.how())[:6]}"
+        return release_id(version, digest(entries, self.how()))
 
     def check_offline(self, directory: str) -> None:
         """Raise SourceError for what uv.lock cannot have installed without an index: other projects of the source, which uv would build."""
@@ -163,17 +190,17 @@ class Plan:
                 "asgi_release_wheelhouse, and a lock that 'uv pip compile' makes in asgi_release_lock; or let the host reach an index."
             )
 
-    def without_shared(self, directory: str, names: list[str]) -> list[str]:
+    def without_shared(self, found: Snapshot) -> list[Entry]:
         """Leave out what only keeps git from forgetting a directory. Raises SourceError for what a link would hide."""
         kept = []
-        for name in names:
-            shared = next((path for path in self.recipe.get("shared", []) if f"{name}/".startswith(f"{path}/")), None)
+        for entry in found.entries:
+            shared = next((path for path in self.recipe.get("shared", []) if f"{entry.name}/".startswith(f"{path}/")), None)
             if shared is None:
-                kept.append(name)
-            elif os.path.basename(name) not in _PLACEHOLDERS:
+                kept.append(entry)
+            elif os.path.basename(entry.name) not in _PLACEHOLDERS:
                 raise SourceError(
-                    f"asgi_release_shared (asgi_shared) names {shared}, and {directory} has {name} there, which the link to the "
-                    "application's own directory would hide. Move it, or take the path out of the variable."
+                    f"asgi_release_shared (asgi_shared) names {shared}, and {found.directory} has {entry.name} there, which the link to "
+                    "the application's own directory would hide. Move it, or take the path out of the variable."
                 )
         return kept
 
@@ -200,7 +227,7 @@ class Plan:
         self.recipe |= {"lock": f"source/{lock}", "format": kind}
         self.lock = os.path.join(directory, lock)
 
-    def plan_package(self, origin: Origin) -> str:
+    def plan_package(self, found: Snapshot) -> str:
         """A wheel, a source distribution or a requirement: all that it needs it says by itself, unless there is a lock for it."""
         for name in ("subdirectory", "package", "extras", "groups"):
             if self.arguments.get(name):
@@ -209,12 +236,18 @@ class Plan:
                 )
         told = self.how()
         if self.text("lock"):
-            lock = self.loader.path_dwim(os.path.expanduser(self.text("lock")))
-            if format_of(lock) == "uv" or not os.path.isfile(lock):
-                raise SourceError(
-                    f"asgi_release_lock is {lock}. For a package it has to be a requirements.txt or pylock.toml on the controller, as "
-                    "'uv pip compile --generate-hashes' makes it."
-                )
+            directory, name = os.path.split(self.loader.path_dwim(os.path.expanduser(self.text("lock"))))
+
+            def choose() -> list[str]:
+                if format_of(name) == "uv" or not os.path.isfile(os.path.join(directory, name)):
+                    raise SourceError(
+                        f"asgi_release_lock is {os.path.join(directory, name)}. For a package it has to be a requirements.txt or "
+                        "pylock.toml on the controller, as 'uv pip compile --generate-hashes' makes it."
+                    )
+                return [name]
+
+            read = self.run.files(directory, name, choose)
+            lock = os.path.join(read.directory, name)
             if refers_to_files(lock):
                 raise SourceError(
                     f"asgi_release_lock is {lock}, which refers to other files. For a package it is sent alone: make one that has all in "
@@ -224,32 +257,37 @@ class Plan:
                 check_requirements(lock, self.recipe["hashes"])
             self.check_versions(locked_packages(lock))
             self.lock = lock
-            directory, name = os.path.split(lock)
             self.recipe |= {"lock": f"extra/{name}", "format": format_of(lock)}
-            self.files.append(("extra", directory, [name]))
-            told = [*self.how(), digest(directory, [name], [])]
+            self.files.append(("extra", read.directory, [name]))
+            told = [*self.how(), digest(read.entries, [])]
+        origin = found.origin
         self.artifact, self.requirement = origin.artifact, origin.requirement
         if origin.artifact:
             directory, name = os.path.split(origin.artifact)
             self.recipe["install"] = [f"extra/{name}"]
             self.files.append(("extra", directory, [name]))
-            return release_id(origin.version, digest(directory, [name], told))
+            return release_id(origin.version, digest(found.entries, told))
         self.recipe["install"] = [origin.requirement]
-        return release_id(origin.version, digest("/", [], [*told, origin.requirement]))
+        return release_id(origin.version, digest([], [*told, origin.requirement]))
 
-    def find_wheelhouse(self) -> str:
-        """Return the directory of wheels on the controller. Raises SourceError where it has none."""
+    def find_wheelhouse(self) -> Snapshot:
+        """Return the wheels of a directory on the controller. Raises SourceError where it has none."""
         directory = self.loader.path_dwim(os.path.expanduser(self.text("wheelhouse")))
-        wheels = wheels_in(directory) if os.path.isdir(directory) else []
-        if not wheels:
-            raise SourceError(
-                f"asgi_release_wheelhouse is {directory}, which is no directory with wheels on the controller. Make it with "
-                f"'pip download --only-binary=:all: --dest {directory} --requirement requirements.txt', or leave it to the role "
-                "(asgi_release_offline)."
-            )
+
+        def choose() -> list[str]:
+            wheels = wheels_in(directory) if os.path.isdir(directory) else []
+            if not wheels:
+                raise SourceError(
+                    f"asgi_release_wheelhouse is {directory}, which is no directory with wheels on the controller. Make it with "
+                    f"'pip download --only-binary=:all: --dest {directory} --requirement requirements.txt', or leave it to the role "
+                    "(asgi_release_offline)."
+                )
+            return [file_name(name, f"asgi_release_wheelhouse ({directory})") for name in wheels]
+
+        found = self.run.files(directory, "wheels", choose)
         if not self.offline:
-            self.files.append(("wheelhouse", directory, wheels))
-        return str(directory)
+            self.files.append(("wheelhouse", found.directory, found.names))
+        return found
 
     def packages(self, target: Target) -> list[Pinned] | None:
         """Return what the lock has installed on a host, without the server; None without a lock."""
@@ -260,7 +298,7 @@ class Plan:
     def server(self, packages: Iterable[Pinned], target: Target) -> list[Pinned]:
         """Return what of the server's packages is installed beside those of the application."""
         names = {each.name: each.version for each in packages}
-        return pinned_requirements(missing_requirements(self.text("server_requirements"), names), target.markers)
+        return pinned_requirements(missing_requirements(self.server_requirements, names), target.markers)
 
     def changes(self, live: dict[str, str], target: Target) -> list[dict[str, str]] | None:
         """Return how the packages will differ from those of the live release; None without a lock."""
@@ -282,17 +320,26 @@ class Plan:
             for each in self.arguments.get("indexes") or []
         ]
         environment |= {"PIP_EXTRA_INDEX_URL": " ".join(indexes), "UV_INDEX": " ".join(indexes)}
-        wheels = Wheels(target, {name: value for name, value in environment.items() if value}, self.wheelhouse)
+        own, known = "", []
+        if self.wheelhouse:
+            own, known = self.wheelhouse.directory, [f"{entry.name} {entry.content}" for entry in self.wheelhouse.entries]
+        wheels = Wheels(target, {name: value for name, value in environment.items() if value}, own, known)
+        what = f"asgi_release_source (asgi_source) {self.artifact or self.requirement}"
         runs, builds = wants_of(self.artifact) if self.artifact else ([self.requirement] if self.requirement else [], [])
         if self.recipe["install"] == ["source"]:
+            what = os.path.join(self.source, "pyproject.toml")
             runs, builds = [], build_requirements(self.pyproject)
-        packages = self.packages(target)
+        packages, lock = self.packages(target), self.lock or what
         if packages is None:
-            packages = wheels.resolve(runs) if runs else []
-        parts = [packages, self.server(packages, target), wheels.resolve(builds) if builds else []]
-        found = {name: directory for directory in map(wheels.fetch, parts) for name in wheels_in(directory)}
-        for name in wheels_in(self.wheelhouse) if self.wheelhouse else []:
-            found[name] = self.wheelhouse
+            packages = wheels.resolve(runs, what) if runs else []
+        parts = [
+            (packages, lock),
+            (self.server(packages, target), "asgi_release_server_requirements"),
+            (wheels.resolve(builds, f"{what}, build-system.requires") if builds else [], what),
+        ]
+        found = {name: directory for directory in (wheels.fetch(*part) for part in parts) for name in wheels_in(directory)}
+        for name in self.wheelhouse.names if self.wheelhouse else []:
+            found[name] = own
         for directory in sorted(set(found.values())):
             self.files.append(("wheelhouse", directory, sorted(name for name in found if found[name] == directory)))
 
@@ -370,19 +417,6 @@ def release_id(version: str, total: str) -> str:
     return f"{version}-{total[:12]}" if re.match(r"[0-9A-Za-z][0-9A-Za-z.]{0,31}\Z", version) else total[:12]
 
 
-def at_one_commit(source: str, task_vars: Mapping[str, Any]) -> str:
-    """Return a source with the commit that a host of this play has found already, whatever was pushed to its branch since.
-
-    The role keeps what each host finds, by the source; the first host that has found it decides for all.
-    """
-    if source.startswith("git+"):
-        for host in task_vars.get("ansible_play_hosts_all", []):
-            found = task_vars["hostvars"][host].get("__asgi_release_commits", {})
-            if source in found:
-                return str(found[source])
-    return source
-
-
 def _check_app(source: str, names: list[str], import_path: str, packages: dict[str, str] | None) -> None:
     """Raise SourceError if the application cannot be where `import_path` says.
 
@@ -427,7 +461,6 @@ class ActionModule(ActionBase):
                     "directory on the controller. Write an absolute path, or one from the inventory's directory, as in "
                     "'{{ inventory_dir }}/../shop'."
                 )
-        source = at_one_commit(source, task_vars or {})
         key = str(arguments.get("git_key") or "")
         options = Options(
             checksum=str(arguments.get("checksum") or ""),
@@ -435,42 +468,37 @@ class ActionModule(ActionBase):
             git_known_hosts=str(arguments.get("git_known_hosts") or ""),
             git_submodules=boolean(arguments.get("git_submodules", False), strict=False),
         )
-        with tempfile.NamedTemporaryFile(prefix="asgi-release-", suffix=".tar.gz") as archive:
-            try:
-                with opened(source, options) as origin:
-                    plan, source = Plan(origin, arguments, self._loader), origin.pinned or source
-                # Out of the module's answer secrets are blotted out, and a part of these might look like one.
-                known = {"id": plan.id, "path": os.path.join(plan.text("releases"), plan.id)}
-                if origin.pinned:
-                    known["pinned"] = origin.pinned
-                if boolean(arguments.pop("inspect", False), strict=False):
-                    return result | {"changed": False} | known
-                told = {**arguments, "id": plan.id, "recipe": plan.recipe}
-                answer: dict[str, Any] = self._execute_module("steadfast.asgi.asgi_release", told, task_vars=task_vars)
-                if answer.get("failed") or not answer.get("changed"):
-                    return answer | known
-                target, live = Target.of(answer.pop("target")), answer.pop("live")
-                if not is_version(plan.text("python")):
-                    plan.check_python([target.release])
-                if self._task.check_mode:
-                    with opened(source, options) as origin:
-                        packages = Plan(origin, arguments, self._loader).changes(live, target)
-                    if packages is not None:
-                        answer |= {"packages": packages, "diff": {"prepared": describe(plan.id, packages)}}
-                    return answer | known
-                # Opened again: as long as it is open no other host's build may look at it.
-                with opened(source, options) as origin:
-                    again = Plan(origin, arguments, self._loader)
-                    if again.id != plan.id:
-                        raise SourceError("asgi_release_source (asgi_source) has just changed. Run this again when it is at rest.")
-                    if again.offline:
-                        again.fetch_wheels(target)
-                    pack(again.files, archive)
-                    archive.flush()
-            except (SourceError, OSError) as error:
-                raise AnsibleActionFail(str(error)) from error
-            remote = self._connection._shell.join_path(self._make_tmp_path(), "source.tar.gz")
-            self._transfer_file(archive.name, remote)
+        # The processes of one ansible-playbook have this directory in common, and no others.
+        run = Run(os.path.join(ansible.constants.DEFAULT_LOCAL_TMP, "steadfast.asgi"))
+        try:
+            found = run.source(source, options, str(arguments.get("subdirectory") or ""), str(arguments.get("lock") or ""))
+            plan = Plan(found, arguments, self._loader, run)
+            # Out of the module's answer secrets are blotted out, and a part of these might look like one.
+            known = {"id": plan.id, "path": os.path.join(plan.text("releases"), plan.id)}
+            if found.origin.pinned:
+                known["pinned"] = found.origin.pinned
+            if boolean(arguments.pop("inspect", False), strict=False):
+                return result | {"changed": False} | known
+            told = {**arguments, "id": plan.id, "recipe": plan.recipe, "server_requirements": plan.server_requirements}
+            answer: dict[str, Any] = self._execute_module("steadfast.asgi.asgi_release", told, task_vars=task_vars)
+            if answer.get("failed") or not answer.get("changed"):
+                return answer | known
+            target, live = Target.of(answer.pop("target")), answer.pop("live")
+            if not is_version(plan.text("python")):
+                plan.check_python([target.release])
+            if self._task.check_mode:
+                packages = plan.changes(live, target)
+                if packages is not None:
+                    answer |= {"packages": packages, "diff": {"prepared": describe(plan.id, packages)}}
+                return answer | known
+            if plan.offline:
+                plan.fetch_wheels(target)
+            archive = run.archive(plan.files)
+        except (SourceError, OSError) as error:
+            # Without the cause, whose words Ansible would add.
+            raise AnsibleActionFail(legible(run.original(str(error)))) from None
+        remote = self._connection._shell.join_path(self._make_tmp_path(), "source.tar.gz")
+        self._transfer_file(archive, remote)
         try:
             answer = self._execute_module("steadfast.asgi.asgi_release", {**told, "archive": remote}, task_vars=task_vars)
         finally:

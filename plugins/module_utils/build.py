@@ -1,302 +1,489 @@
 # Copyright: Contributors to the steadfast.asgi collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a build does on the host: run other people's code as nobody in particular, and take over what it made."""
+"""One build of a release on the host.
+
+The application's build user runs whatever is not root's: uv, build scripts, the application's own commands. Root writes and reads
+where that user cannot write, or when all of its processes have ended and what they left has been admitted.
+"""
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import glob
 import hashlib
+import json
 import os
-import pwd
-import re
 import shlex
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+import time
+from collections.abc import Iterator
+from typing import Any
 
-# One on a host, so that the next build can end what an interrupted one has left running.
-UNIT = "asgi-build.service"
-
-# A login's own. The rest of the environment (an index, a proxy) is meant for the build.
-_OF_THE_LOGIN = re.compile(
-    r"(HOME|USER|LOGNAME|SHELL|MAIL|PWD|OLDPWD|SHLVL|TERM|PATH|_|LS_COLORS|HISTFILE|VIRTUAL_ENV|PYTHON[A-Z]*|(XDG|SUDO|SSH|ANSIBLE)_.*)\Z"
+from . import interpreter
+from .admission import Admission, check_records, read
+from .build_unit import Sandbox, configuration, local_files
+from .builder import Builder, remove_tree
+from .execute import KEPT, BuildError, Run, words
+from .packages import (
+    changes,
+    contradicts,
+    installed_packages,
+    missing_requirements,
+    site_packages,
+    too_old,
+    with_credentials,
 )
+from .slots import utc
+from .source import find_app, unpack
+from .static import held, publish, static_files, union_of
+from .store import Bytecode, Store
+from .tree import BUILDING, clone, is_interrupted, link_inside, remove_release
 
-# Build scripts are other people's code: they get the network, a compiler, and nothing of this host to write to. They yield to
-# what serves, in time and in memory.
-_SANDBOX = (
-    "UMask=0022",
-    "NoNewPrivileges=true",
-    "CapabilityBoundingSet=",
-    "RestrictSUIDSGID=true",
-    "ProtectSystem=strict",
-    "ProtectHome=true",
-    "PrivateTmp=true",
-    "PrivateDevices=true",
-    "ProtectKernelTunables=true",
-    "ProtectControlGroups=true",
-    "ProtectProc=invisible",
-    "LockPersonality=true",
-    "RestrictNamespaces=true",
-    "KillMode=control-group",
-    "Nice=5",
-    "CPUWeight=50",
-    "OOMScoreAdjust=500",
-)
+MARK = "release.json"
 
+# How a release was admitted. One that was made in another way is nothing to begin with.
+_ADMISSION = "1"
 
-# In a release that is being built, or removed.
-BUILDING = ".building"
+# What a recipe says of the application's own files, and not of its packages.
+_OF_THE_APP = ("before_build", "after_build", "static", "shared")
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Characters of what a command said that are repeated.
+_MOST_WORDS = 4000
+
+# A build may use the disk up to here: mebibytes, as a part of what has to be free at its beginning, and files in percent.
+_FLOOR = 5
+_FREE_FILES = 2
 
 
-class BuildError(Exception):
-    """The release could not be built."""
+def uv_environment(params: dict[str, Any]) -> dict[str, str]:
+    """Return the environment that tells uv of indexes, authorities and proxies."""
+    values = {
+        "UV_DEFAULT_INDEX": params["index_url"],
+        "UV_INDEX": " ".join(with_credentials(index["url"], index["username"], index["password"]) for index in params["indexes"]),
+        "SSL_CERT_FILE": params["ca_bundle"],
+        "http_proxy": params["http_proxy"],
+        "https_proxy": params["https_proxy"],
+        "no_proxy": params["no_proxy"],
+    }
+    return {name: value for name, value in values.items() if value}
 
 
-class Runner(Protocol):
-    """AnsibleModule.run_command."""
+def existing(path: str) -> str:
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
 
-    def __call__(self, args: list[str], **options: Any) -> tuple[int, str, str]: ...
+
+def free_mebibytes(path: str) -> int:
+    """Return what is free for everybody on the file system that `path` is or would be on."""
+    status = os.statvfs(existing(path))
+    return status.f_bavail * status.f_frsize >> 20
 
 
-class Builder:
-    """The user that builds. Without a name that is whoever runs this: for a host of one's own, and for tests."""
+def store_of(cache: str) -> Store:
+    return Store(os.path.join(cache, "store"))
 
-    def __init__(self, run_command: Runner, name: str) -> None:
-        self.run_command = run_command
-        self.name = name
-        self.uid, self.gid = os.geteuid(), os.getegid()
 
-    def prepare(self) -> None:
-        """Make the user where the host has none of that name, and end what an earlier build has left running."""
-        if not self.name:
-            return
+class Build:
+    """One build on the host."""
+
+    def __init__(self, params: dict[str, Any], environment: dict[str, str], run: Run) -> None:
+        self.params = params
+        self.environment = environment
+        self.recipe: dict[str, Any] = params["recipe"] or {}
+        self.releases: str = params["releases"]
+        self.path = os.path.join(self.releases, params["id"])
+        self.app = os.path.join(self.path, "app")
+        self.venv = os.path.join(self.path, ".venv")
+        home = os.path.dirname(self.releases)
+        # The virtual environment of the release that is live, if there is one.
+        self.live = os.path.join(home, "slots", "live", "release", ".venv")
+        # What was sent, and what root writes for the build. Of all this the builder can write to the source alone.
+        self.work = os.path.join(self.path, "build")
+        self.source = os.path.join(self.work, "source")
+        self.store = store_of(params["cache"])
+        self.builder = Builder(params["build_user"], os.path.basename(home), params["cache"])
+        self.builder.run_of = run
+        self.builder.watch = self.disk_is_full
+        self.note = {"pid": os.getpid(), "doing": f"building {params['id']}", "since": utc(time.time())}
+        self.python = ""
+        self.key = ""
+        # The inodes of files that are another release's too, with their paths there.
+        self.shared: dict[tuple[int, int], str] = {}
+        self.admitted = self.admitted_app = self.admission()
+        self.steps: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    @property
+    def complete(self) -> bool:
+        return os.path.isfile(os.path.join(self.path, MARK))
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.steps.append({"step": name, "seconds": round(time.monotonic() - begun, 3)})
+
+    # Commands
+
+    def execute(self, command: list[str], kept: int = KEPT) -> str:
+        """Run a command as the user that builds. Raises BuildError with the command's own words."""
+        offline = bool(self.recipe.get("wheelhouse"))
+        environment = {
+            **uv_environment(self.params),
+            "UV_CACHE_DIR": self.builder.cache,
+            "UV_LINK_MODE": "copy",
+            "UV_PROJECT_ENVIRONMENT": self.venv,
+            "UV_PYTHON": self.python,
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_COMPILE_BYTECODE": "0",
+            "UV_NO_PROGRESS": "1",
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
+        if offline:
+            environment |= {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": os.path.join(self.work, "wheelhouse")}
+        there = os.path.isdir(self.source)
+        cwd = self.source if there else self.work
+        writable = [self.venv, self.builder.cache, *([self.source] if there else [])]
+        code, stdout, stderr = self.builder.run(command, cwd, environment, writable, network=not offline, kept=kept)
+        if code != 0:
+            said = words(stderr or stdout, _MOST_WORDS)
+            raise BuildError(f"'{' '.join(command)}' failed in {cwd}: {said or f'it ended with {code} and said nothing'}{self.hint(said)}")
+        return stdout
+
+    def uv(self, *arguments: str, kept: int = KEPT) -> str:
+        return self.execute([self.params["uv"], *arguments], kept)
+
+    def hint(self, said: str) -> str:
+        """Return what a failure may have to do with the sandbox."""
+        if self.builder.name and "Address family not supported" in said:
+            return ". Builds get no sockets of the host's own (AF_UNIX) unless asgi_release_build_allow has unix_sockets"
+        if self.builder.name and "loopback" not in self.params["build_allow"] and ("127.0.0.1" in said or "localhost" in said):
+            return ". Builds cannot reach what listens on this host unless asgi_release_build_allow has loopback"
+        return ""
+
+    def disk_is_full(self) -> str:
+        """Return why a build has to stop that uses up the disk, '' while there is enough."""
+        for path in {existing(path) for path in (self.releases, self.params["cache"], "/tmp", "/var/tmp")}:  # noqa: S108
+            status = os.statvfs(path)
+            free, least = status.f_bavail * status.f_frsize >> 20, self.params["min_free"] // _FLOOR
+            few = status.f_files and status.f_favail * 100 < status.f_files * _FREE_FILES and self.params["min_free"]
+            if free < least or few:
+                left = "files can be made" if few else f"MiB are free, fewer than {least},"
+                return f"the build was stopped: only {status.f_favail if few else free} {left} on the file system of {path}"
+        return ""
+
+    # Checks
+
+    def find_python(self) -> str:
+        return interpreter.find(self.params["python"], self.params["python_root"])
+
+    def probe(self) -> dict[str, Any]:
+        return interpreter.probe(self.find_python(), self.params["python"], self.params["python_root"])
+
+    def install_python(self) -> str:
+        given = {
+            **uv_environment(self.params),
+            "UV_PYTHON_INSTALL_MIRROR": self.params["python_mirror"],
+            "UV_PYTHON_DOWNLOADS_JSON_URL": self.params["python_downloads"],
+        }
+        values = {name: value for name, value in given.items() if value}
+        uv, wanted, root, timeout = (self.params[name] for name in ("uv", "python", "python_root", "build_timeout"))
+        return interpreter.install(uv, wanted, root, values, self.builder.reason_to_stop, timeout, self.note)
+
+    def check_space(self) -> None:
+        for name in ("releases", "cache"):
+            free = free_mebibytes(self.params[name])
+            if free < self.params["min_free"]:
+                raise BuildError(
+                    f"{free} MiB are free for {self.params[name]}, and min_free (asgi_release_min_free) is {self.params['min_free']}. "
+                    "Remove releases that are not needed any more, or what else fills the disk."
+                )
+
+    def check_uv(self) -> None:
+        if not os.access(self.params["uv"], os.X_OK):
+            raise BuildError(f"uv (asgi_release_uv) is {self.params['uv']}, and this host has no such program. Apply asgi_uv first.")
+
+    # What is done
+
+    def run(self) -> None:
+        """Build in the final place, since a virtual environment holds its own path; the mark comes last."""
+        self.check_uv()
+        with self.step("prepare"):
+            self.builder.prepare()
+            self.forget_what_all_shared()
+            self.clean()
+            self.check_space()
         try:
-            entry = pwd.getpwnam(self.name)
-        except KeyError:
-            options = ["--system", "--user-group", "--no-create-home", "--home-dir=/nonexistent", "--shell=/usr/sbin/nologin"]
-            rc, _stdout, stderr = self.run_command(["useradd", *options, self.name])
-            if rc != 0:
-                raise BuildError(f"the user {self.name}, which builds, cannot be made: {stderr.strip()}") from None
-            entry = pwd.getpwnam(self.name)
-        if entry.pw_uid == 0:
-            raise BuildError(f"build_user (asgi_release_build_user) is {self.name}, which is root; name another user, or none that exists")
-        self.uid, self.gid = entry.pw_uid, entry.pw_gid
-        self.stop()
-
-    def stop(self) -> None:
-        """End all of the build's processes."""
-        if self.name:
-            self.run_command(["systemctl", "kill", "--signal=KILL", UNIT])
-            self.run_command(["systemctl", "stop", UNIT])
-
-    def run(self, command: Sequence[str], cwd: str, environment: Mapping[str, str], writable: Sequence[str]) -> tuple[int, str, str]:
-        """Run a command to its end, with all of its children. What is not in `writable` it cannot write to."""
-        if not self.name:
-            return self.run_command(list(command), cwd=cwd, environ_update=dict(environment), handle_exceptions=False)
-        given = {name: value for name, value in os.environ.items() if not _OF_THE_LOGIN.match(name) and name.isidentifier()}
-        values = {**given, "HOME": "/tmp", **environment}  # noqa: S108 (it is the unit's own)
-        # By standard input: on a command line, in a file or in the unit's properties others could read the passwords among them.
-        told = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
-        options = [f"--property={option}" for option in _SANDBOX]
-        options += [f"--property=User={self.name}", f"--property=WorkingDirectory={cwd}", f"--property=ReadWritePaths={' '.join(writable)}"]
-        shell = ["/bin/sh", "-c", 'eval "$(cat)"; exec "$@" </dev/null', "sh"]
-        start = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={UNIT}", *options, "--", *shell, *command]
-        return self.run_command(start, data=told, binary_data=False)
-
-    def give(self, path: str) -> None:
-        """Make a directory and all that is in it the user's."""
-        if self.name:
-            for root, directories, files in os.walk(path):
-                for name in ("", *directories, *files):
-                    os.lchown(os.path.join(root, name), self.uid, self.gid)
-
-
-def link(old: str, new: str) -> bool:
-    """Make a hard link; return False where there cannot be one: on another file system, or to a file with as many as there can be."""
-    try:
-        os.link(old, new)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+            with self.builder.guarded(self.params["build_timeout"]):
+                with self.step("interpreter"):
+                    self.python = self.find_python() or self.install_python()
+                    if self.builder.name:
+                        interpreter.check(self.python)
+                self.make()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if os.path.lexists(self.path):
+                    remove_release(self.path)
             raise
-        return False
-    return True
 
+    def make(self) -> None:
+        self.open_sandbox()
+        with self.step("unpack"):
+            self.unpack()
+        if self.recipe.get("before_build"):
+            with self.step("before_build"):
+                self.run_hooks("before_build", _PATH)
+                self.build_from_app()
+        self.key = self.environment_key()
+        with self.step("install"):
+            self.builder.give(self.source)
+            self.install()
+        with self.step("server"):
+            self.add_server()
+        with self.step("admit"):
+            self.admitted = self.admit()
+        with self.step("compile"):
+            Bytecode(self.store, self.python).add(self.venv, self.admitted.digests, self.admitted.twins, self.builder.run_alone)
+        if self.recipe.get("after_build"):
+            with self.step("after_build"):
+                self.run_hooks("after_build", f"{self.venv}/bin:{_PATH}", VIRTUAL_ENV=self.venv)
+        elif not self.recipe.get("before_build"):
+            self.admit_app()
+        self.link_shared()
+        self.check_app()
+        with self.step("finish"):
+            self.finish()
 
-class Store:
-    """Every file of every release once: releases are hard links into it. Files are known by their content.
-
-    uv has hard links of its own, out of its cache. They are of no use here: the cache belongs to the user that builds, the
-    release does not, and a file has one owner.
-    """
-
-    def __init__(self, directory: str) -> None:
-        self.directory = directory
-        # The digests of modules that have been shared.
-        self.modules: dict[str, str] = {}
-
-    def share(self, path: str, status: os.stat_result) -> None:
-        """Make the file at `path` a link to the one of the same content, or have later ones link to it.
-
-        The time of the last change follows from the content too, so that bytecode stays valid for it.
-        """
-        with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        moment = 315532800 + int(digest[:7], 16)
-        os.utime(path, (moment, moment), follow_symlinks=False)
-        if path.endswith(".py"):
-            self.modules[path] = digest
-        if status.st_size == 0:
+    def open_sandbox(self) -> None:
+        """Decide what the build sees and reaches."""
+        if not self.builder.name:
             return
-        kept = os.path.join(self.directory, digest[:2], f"{digest[2:]}{'-x' if status.st_mode & 0o100 else ''}")
-        try:
-            if link(kept, f"{path}.link"):
-                os.replace(f"{path}.link", path)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
-            link(path, kept)
-
-    def bytecode(self, python: str, tag: str) -> Iterator[tuple[str, str]]:
-        """Yield for each module that has been shared where its bytecode belongs, and where it is kept for other releases.
-
-        It follows from the interpreter and from the module, whose time and size are in it. Python corrects the path in it when it
-        is loaded.
-        """
-        status = os.stat(python)
-        key = hashlib.sha256(f"{os.path.realpath(python)} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
-        for path, digest in self.modules.items():
-            folder, name = os.path.split(path)
-            wanted = os.path.join(folder, "__pycache__", f"{name.removesuffix('.py')}.{tag}.pyc")
-            yield wanted, os.path.join(self.directory, "bytecode", key, digest[:2], digest[2:])
-
-    def prune(self) -> int:
-        """Remove what no release links to. Returns the bytes that this made free."""
-        freed = 0
-        for root, _directories, files in os.walk(self.directory):
-            for name in files:
-                path = os.path.join(root, name)
-                status = os.lstat(path)
-                if status.st_nlink == 1:
-                    os.unlink(path)
-                    freed += status.st_size
-        return freed
-
-
-def is_interrupted(release: str) -> bool:
-    """Return whether somebody who made or removed a release was interrupted: it has the mark, or as yet, or no more, even that."""
-    return os.path.exists(os.path.join(release, BUILDING)) or (
-        os.path.isdir(release) and not os.path.islink(release) and not os.listdir(release)
-    )
-
-
-def remove_release(release: str) -> None:
-    """Remove a release that is not complete, the mark last: who is interrupted in here leaves what the next one knows."""
-    for entry in list(os.scandir(release)):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif entry.name != BUILDING:
-            os.unlink(entry.path)
-    shutil.rmtree(release)
-
-
-def entries(directory: str) -> Iterator[os.DirEntry[str]]:
-    """Yield everything below a directory, never following a link; a directory comes after what is in it."""
-    with os.scandir(directory) as found:
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                yield from entries(entry.path)
-            yield entry
-
-
-def take_over(directory: str, builder: Builder, store: Store | None, final: bool) -> None:
-    """Make what the builder has put into a directory root's, and nobody else's to write. No process of the builder's may be alive.
-
-    With `final` the directories too; before that the builder can still add to them. Without a store the files stay the release's
-    own. Raises BuildError for what has no place in a release.
-    """
-    for entry in entries(directory):
-        status = entry.stat(follow_symlinks=False)
-        if status.st_uid not in (builder.uid, os.geteuid()):
-            raise BuildError(f"the build left {entry.path}, which belongs to another user")
-        if stat.S_ISREG(status.st_mode):
-            if status.st_uid == os.geteuid() and status.st_nlink > 1:
-                continue
-            if not final and entry.name.endswith(".pyc"):
-                # Its source is about to get another time, and whoever wrote it may have had other sources.
-                os.unlink(entry.path)
-                continue
-            os.chown(entry.path, os.geteuid(), os.getegid(), follow_symlinks=False)
-            os.chmod(entry.path, 0o755 if status.st_mode & 0o100 else 0o644)
-            if store and not entry.name.endswith(".pyc"):
-                store.share(entry.path, status)
-        elif stat.S_ISLNK(status.st_mode):
-            os.lchown(entry.path, os.geteuid(), os.getegid())
-        elif not stat.S_ISDIR(status.st_mode):
-            raise BuildError(f"the build left {entry.path}, which is neither a file nor a link")
-        elif final:
-            os.chown(entry.path, os.geteuid(), os.getegid())
-            os.chmod(entry.path, 0o755)  # noqa: S103 (the application has to read it)
-    if final:
-        os.chown(directory, os.geteuid(), os.getegid())
-        os.chmod(directory, 0o755)  # noqa: S103
-
-
-def link_inside(top: str, name: str, target: str) -> None:
-    """Make a link to `target` by the name of `name` below `top`. Raises BuildError where it would replace something or leave `top`."""
-    path = top
-    *parents, last = name.split("/")
-    for parent in parents:
-        path = os.path.join(path, parent)
-        if not os.path.lexists(path):
-            os.mkdir(path, 0o755)
-        elif os.path.islink(path) or not os.path.isdir(path):
-            raise BuildError(f"{path} is no directory, so there is no place for {name} (asgi_release_shared)")
-    path = os.path.join(path, last)
-    if os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path):
-        os.rmdir(path)
-    if os.path.lexists(path):
-        raise BuildError(
-            f"the build left {path}, which is to be a link to {target} (asgi_release_shared). Have it write elsewhere, or take the path "
-            "out of the variable"
+        given = {**self.builder_environment(), **self.environment}
+        configured = configuration(given)
+        readable = [os.path.dirname(self.params["uv"]), self.params["python_root"], os.path.dirname(os.path.dirname(self.python))]
+        readable += [self.params["ca_bundle"], *local_files(configured)]
+        self.builder.sandbox = Sandbox(
+            user=self.builder.name,
+            home=os.path.dirname(self.releases),
+            release=self.path,
+            memory=self.params["build_memory_max"],
+            allow=self.params["build_allow"],
+            readable=[path for path in readable if path and path not in ("/", "/usr", "/opt")],
+            configured=configured,
         )
-    os.symlink(target, path)
+        if not self.builder.filters_addresses():
+            self.warnings.append(
+                "systemd cannot close addresses to units on this host (it needs a kernel with BPF for control groups), so this build can "
+                "reach what listens on loopback and on link-local addresses, such as a cloud's metadata service."
+            )
 
+    def builder_environment(self) -> dict[str, str]:
+        return {**os.environ, **uv_environment(self.params)}
 
-def clone(old: str, new: str, builder: Builder) -> None:
-    """Make the virtual environment `new`, an empty directory, the same as `old`: its files are links to the same ones."""
-    for root, directories, files in os.walk(old):
-        there = new + root[len(old) :]
-        for name in directories:
-            path = os.path.join(root, name)
-            if os.path.islink(path):
-                os.symlink(os.readlink(path), os.path.join(there, name))
-            else:
-                os.mkdir(os.path.join(there, name), 0o755)
-                os.chown(os.path.join(there, name), builder.uid, builder.gid)
-        for name in files:
-            path, target = os.path.join(root, name), os.path.join(there, name)
-            if os.path.islink(path):
-                os.symlink(os.readlink(path), target)
-            elif os.path.basename(root) == "bin" and _adapted(path, target, old, new):
-                os.chown(target, builder.uid, builder.gid)
-            else:
-                try:
-                    os.link(path, target, follow_symlinks=False)
-                except OSError as error:
-                    if error.errno != errno.EMLINK:
-                        raise
-                    shutil.copy2(path, target)
+    def forget_what_all_shared(self) -> None:
+        """Remove what builds of all applications could write to before each had a user of its own."""
+        if self.builder.name:
+            for name in ("uv", "files"):
+                remove_tree(os.path.join(self.params["cache"], name))
+            remove_tree("/run/asgi-build.lock")
 
+    def clean(self) -> None:
+        """Remove what interrupted builds have left, of this release and of others."""
+        paths = [os.path.join(self.releases, name) for name in os.listdir(self.releases)]
+        for path in {self.path, *filter(is_interrupted, paths)}:
+            if os.path.lexists(path):
+                remove_release(path)
 
-def _adapted(path: str, target: str, old: str, new: str) -> bool:
-    """Write `target` if the script at `path` names the environment that it is in; return whether it does."""
-    with open(path, "rb") as stream:
-        content = stream.read()
-    if old.encode() not in content:
-        return False
-    with open(target, "wb") as stream:
-        stream.write(content.replace(old.encode(), new.encode()))
-    shutil.copymode(path, target)
-    return True
+    def unpack(self) -> None:
+        os.mkdir(self.path, 0o755)
+        with open(os.path.join(self.path, BUILDING), "wb"):
+            pass
+        with open(self.params["archive"], "rb") as stream:
+            unpack(stream, self.work)
+        if os.path.isdir(self.source):
+            # A build writes into the source that it builds from. The application's own stays as it came.
+            shutil.copytree(self.source, self.app, symlinks=True)
+        else:
+            os.mkdir(self.app, 0o755)
+        os.mkdir(self.venv, 0o755)
+        os.makedirs(self.store.directory, 0o700, exist_ok=True)
+        os.chmod(self.store.directory, 0o700)
+        os.chown(self.venv, self.builder.uid, self.builder.gid)
+
+    def run_hooks(self, when: str, path: str, **environment: str) -> None:
+        """Run the application's own commands in its directory. What they leave there is root's, and part of the release."""
+        network = {name: value for name, value in uv_environment(self.params).items() if not name.startswith("UV_")}
+        # Bytecode belongs to the packages; that of the application would not be there for every release.
+        given = {**network, "PYTHONDONTWRITEBYTECODE": "1", "PATH": path, **environment, **self.environment}
+        self.builder.give(self.app)
+        for command in self.recipe[when]:
+            code, stdout, stderr = self.builder.run(command, self.app, given, [self.app])
+            if code != 0:
+                said = words("\n".join(text.strip() for text in (stdout, stderr) if text.strip()), _MOST_WORDS)
+                raise BuildError(
+                    f"asgi_release_{when}: '{shlex.join(command)}' failed in {self.app}: "
+                    f"{said or f'it ended with {code} and said nothing'}{self.hint(said)}"
+                )
+        self.admit_app()
+
+    def admit_app(self) -> None:
+        """Replace what is in the application's directory by root's own, if it has a place there."""
+        self.admitted_app = self.admission()
+        self.admitted_app.admit(self.app)
+
+    def admission(self, store: Store | None = None) -> Admission:
+        admission = Admission(self.path, self.builder.uid, self.python, store)
+        admission.check = self.builder.reason_to_stop
+        return admission
+
+    def build_from_app(self) -> None:
+        """Have the application's package built from what commands have made of its source."""
+        if os.path.isdir(self.source):
+            remove_tree(self.source)
+            shutil.copytree(self.app, self.source, symlinks=True)
+
+    def link_shared(self) -> None:
+        for name in self.recipe.get("shared", []):
+            link_inside(self.app, name, os.path.join(self.params["shared_root"], name))
+        # By these links others may lead out of the release now.
+        for admission in (self.admitted, self.admitted_app):
+            admission.judge_links()
+
+    def environment_key(self) -> str:
+        """Return what two releases have in common whose packages are the same, but for the application itself.
+
+        '' without a lock, and where that is not all: it may include other files, or have packages that are part of the source. As yet
+        all that was sent is root's.
+        """
+        if not self.recipe["lock"] or self.recipe.get("refers"):
+            return ""
+        lock = os.path.realpath(os.path.join(self.work, self.recipe["lock"]))
+        if not lock.startswith(f"{os.path.realpath(self.work)}/"):
+            raise BuildError(f"the lock {self.recipe['lock']} is a link to {lock}, which is not part of the source")
+        total = hashlib.sha256(read(lock))
+        recipe = {name: value for name, value in self.recipe.items() if name not in _OF_THE_APP}
+        told = [_ADMISSION, recipe, os.path.realpath(self.python), self.python, self.params["server_requirements"]]
+        total.update(json.dumps(told, sort_keys=True).encode())
+        return total.hexdigest()
+
+    def equal_release(self) -> str:
+        """Return the path of the newest release whose virtual environment this one can begin with, '' if there is none."""
+        found = []
+        for mark in glob.glob(os.path.join(glob.escape(self.releases), "*", MARK)):
+            with contextlib.suppress(OSError, ValueError, BuildError):
+                content = json.loads(read(mark, 1 << 20))
+                if self.key and content.get("environment") == self.key:
+                    found.append((content["built"], os.path.dirname(mark)))
+        return max(found)[1] if found else ""
+
+    def install(self) -> None:
+        """Install the application's packages, and the application itself where it is a package."""
+        equal = self.equal_release()
+        if equal:
+            self.shared = clone(os.path.join(equal, ".venv"), self.venv, self.builder)
+        lock, offline = self.recipe["lock"], self.recipe.get("wheelhouse")
+        if self.recipe["format"] == "uv" and not offline:
+            # Inexact, because an environment to begin with has the server in it already.
+            self.uv("sync", "--frozen", "--no-dev", "--no-editable", "--inexact", *self.recipe["options"])
+            return
+        if not equal:
+            self.uv("venv", "--python", self.python, self.venv)
+        locked = os.path.join(self.work, lock) if lock else ""
+        if self.recipe["format"] == "uv":
+            options = ("--quiet", "--frozen", "--no-dev", "--no-emit-workspace", *self.recipe["options"])
+            locked = self.write("requirements.txt", self.uv("export", *options, kept=16 << 20))
+        pip = ("pip", "install", "--python", self.venv)
+        if locked and not equal:
+            self.uv(*pip, *(["--require-hashes"] if self.recipe["hashes"] else []), "--requirement", locked)
+        for each in self.recipe["install"]:
+            path = os.path.join(self.work, each)
+            self.uv(*pip, *(["--no-deps"] if locked else []), path if os.path.exists(path) else each)
+
+    def write(self, name: str, text: str) -> str:
+        """Write a file for the build where it cannot write itself; return its path."""
+        path = os.path.join(self.work, name)
+        with open(path, "x", encoding="utf-8") as stream:
+            stream.write(text)
+        return path
+
+    def add_server(self) -> None:
+        """Add the server's packages that the application does not bring, and refuse those that are too old."""
+        installed = installed_packages(self.venv)
+        old = too_old(installed)
+        if old:
+            raise BuildError(" ".join([*old, "Raise it in the application's dependencies, or take it out: the role brings its own."]))
+        wanted = missing_requirements(self.params["server_requirements"], installed)
+        if wanted:
+            requirements = self.write("server-requirements.txt", wanted)
+            self.uv("pip", "install", "--python", self.venv, "--no-deps", "--require-hashes", "--requirement", requirements)
+        try:
+            self.uv("pip", "check", "--python", self.venv)
+        except BuildError as error:
+            # What uv.lock has was resolved with the project's own overrides (tool.uv), which the check does not know.
+            if self.recipe["format"] != "uv" or contradicts(str(error), self.params["server_requirements"]):
+                raise
+
+    def admit(self) -> Admission:
+        """Replace what is in the virtual environment by root's own, after a look at all of it; its files are other releases' too."""
+        # uv leaves its lock behind, which everybody may write to.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(os.path.join(self.venv, ".lock"))
+        admission = self.admission(self.store)
+        admission.known = self.shared
+        admission.admit(self.venv)
+        for site in site_packages(self.venv):
+            check_records(site, admission.digests)
+        return admission
+
+    def check_app(self) -> None:
+        if self.params["import_path"]:
+            missing = find_app(self.params["import_path"], [self.app, *site_packages(self.venv)])
+            if missing:
+                raise BuildError(f"import_path (asgi_import_path) is {self.params['import_path']}, but {missing}.")
+
+    def finish(self) -> None:
+        """Declare the release complete, durably: first all that is in it, then the mark."""
+        mark = {
+            "id": self.params["id"],
+            "built": utc(time.time()),
+            "environment": self.key,
+            "static": self.recipe.get("static", []),
+        }
+        remove_tree(self.work)
+        if not mark["static"]:
+            self.declare(mark)
+            return
+        union = union_of(self.releases)
+        files = self.static_files()
+        # Until there is a mark, whoever prunes takes these files for nobody's.
+        with held(union):
+            publish(union, files)
+            self.declare(mark)
+
+    def static_files(self) -> dict[str, str]:
+        for name in self.recipe["static"]:
+            path = os.path.join(self.app, name)
+            if not os.path.isdir(path) or not f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(self.path)}/"):
+                raise BuildError(
+                    f"asgi_release_static names {name}, and the release has no such directory. Correct the path, or have a command of "
+                    "asgi_release_after_build make it"
+                )
+        return static_files(self.path, self.recipe["static"])
+
+    def declare(self, mark: dict[str, Any]) -> None:
+        os.sync()
+        temporary = os.path.join(self.path, f".{MARK}")
+        with open(temporary, "w", encoding="utf-8") as stream:
+            json.dump(mark, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, os.path.join(self.path, MARK))
+        os.unlink(os.path.join(self.path, BUILDING))
+
+    def changed_packages(self) -> list[dict[str, str]]:
+        """Return how the packages differ from those of the release that is live."""
+        return changes(installed_packages(self.live), installed_packages(self.venv))

@@ -95,7 +95,8 @@ def check_account(given: Given) -> Iterator[str]:
         )
         # The others follow it.
         return
-    if app in _RESERVED or app.startswith("systemd-"):
+    # What builds an application runs as a user that is called asgi-build-APP.
+    if app in _RESERVED or app.startswith(("systemd-", "asgi-build-")):
         yield (
             f"asgi_account_app (asgi_app) is '{app}', a name that the system or a well-known service uses for itself. Choose one "
             f"that only this application has, such as 'shop' or '{app}-app'."
@@ -174,6 +175,12 @@ def check_release(given: Given) -> Iterator[str]:
         yield (
             f"asgi_release_build_user is {shown(builder)}. Name a system user of its own, neither root nor the application's; one that "
             "is not there is made."
+        )
+    timeout, memory = given["asgi_release_build_timeout"], given["asgi_release_build_memory_max"]
+    if not 10 <= int(timeout) <= 86400 or not fits(r"[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%|infinity", memory):
+        yield (
+            f"asgi_release_build_timeout is {timeout} and asgi_release_build_memory_max {shown(memory)}. Use 10 to 86400 seconds, and "
+            "an amount of memory in the form that systemd takes, such as 2G, 75% or infinity."
         )
     extras, groups, package, folder = (given[f"asgi_release_{name}"] for name in ("extras", "groups", "package", "subdirectory"))
     if misfits(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", [*extras, *groups, *([package] if package else [])]) or not fits(
@@ -407,6 +414,10 @@ def _check_service_tls(given: Given) -> Iterator[str]:
         )
 
 
+# The directives that set variables for every command of a unit, those of root's among them.
+_OF_THE_ENVIRONMENT = ("Environment", "EnvironmentFile", "PassEnvironment")
+
+
 def _check_service_sandbox(given: Given) -> Iterator[str]:
     for path in given["asgi_service_sandbox_writable_paths"]:
         if not is_plain_path(path):
@@ -428,6 +439,11 @@ def _check_service_sandbox(given: Given) -> Iterator[str]:
             "AF_NETLINK."
         )
     directives = given["asgi_service_directives"]
+    if isinstance(directives, dict) and (names := [name for name in _OF_THE_ENVIRONMENT if name in directives]):
+        yield (
+            f"asgi_service_directives has {', '.join(names)}, which would also reach the commands that root runs in the unit. Put the "
+            "variables into asgi_service_environment, which the application's own processes get."
+        )
     if (
         not isinstance(directives, dict)
         or misfits(r"[A-Z][A-Za-z0-9]*", directives)
@@ -449,6 +465,11 @@ def _check_service_environment(given: Given) -> Iterator[str]:
             yield (
                 f"asgi_service_environment has the names {shown(names)}, which cannot be environment variables. Use letters, digits and "
                 "underscores, not beginning with a digit."
+            )
+        if broken := [name for name, value in environment.items() if "\0" in str(value)]:
+            yield (
+                f"asgi_service_environment has values with a NUL character, for {shown(broken)}, which no environment can carry. Take it "
+                "out, or use asgi_service_credentials."
             )
         if compound := [name for name, value in environment.items() if not isinstance(value, (str, int, float))]:
             yield (

@@ -23,8 +23,12 @@ from .units import Systemd, UnitError
 
 # What is the server's alone: how it is started, watched, reloaded, stopped and started again (systemd.service(5)).
 _SERVER_ONLY = re.compile(
-    r"(Type|NotifyAccess|Exec\w+|KillMode|Timeout\w+|Restart\w*|SuccessExitStatus|Watchdog\w+|Runtime\w+Sec|Sockets)="
+    r"(Type|NotifyAccess|Exec(?!StartPre=/usr/bin/mkdir )\w+|KillMode|Timeout\w+|Restart\w*|SuccessExitStatus|Watchdog\w+|"
+    r"Runtime\w+Sec|Sockets)="
 )
+# What the role starts a server with: what gives it the application's environment, and its interpreter.
+_STARTED = re.compile(r"ExecStart=[-+!:@]*(/bin/sh -ac '[^']*' \S+ )?(\S+)")
+_CONTROL = re.compile(r"[\x01-\x1f\x7f]")
 _LINES = 500
 # Words that stand for something only in a shell.
 _OF_A_SHELL = frozenset(["&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1"])
@@ -76,7 +80,9 @@ def argv(command: object) -> list[str]:
 def quoted(argument: str) -> str:
     """Return one argument as systemd wants it in a command line (systemd.service(5), COMMAND LINES)."""
     escaped = argument.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t").replace("%", "%%")
-    return f'"{escaped}"'
+    # A carriage return ends a line too, and what follows would be a directive of the unit's own.
+    plain = _CONTROL.sub(lambda found: "\\x" + format(ord(found.group()), "02x"), escaped)
+    return f'"{plain}"'
 
 
 def command_unit(text: str, layout: Layout, around: Surroundings, name: str, command: Sequence[str], timeout: int) -> str:
@@ -87,10 +93,12 @@ def command_unit(text: str, layout: Layout, around: Surroundings, name: str, com
     if around.release:
         text = text.replace(f"{layout.slots}/%i/release", around.release)
     text = text.replace(f"/etc/{layout.app}/%i", around.settings).replace("%i", name)
-    lines = text.replace("\\\n", " ").splitlines()
-    start = next((line for line in lines if line.startswith("ExecStart=")), "ExecStart=/usr/bin/python3")
-    # The server's interpreter, without the characters that systemd takes in front of it.
-    programs = os.path.dirname(start.removeprefix("ExecStart=").lstrip("-+!:@").split()[0])
+    # Where systemd ends a line, and nowhere else: a value may have what is a line's end for Python alone.
+    lines = re.split(r"\r\n|\n|\r", text.replace("\\\n", " "))
+    # A unit that an earlier version has written names the server alone.
+    started = [found.groups("") for found in map(_STARTED.match, lines) if found]
+    entry, server = started[0] if started else ("", "/usr/bin/python3")
+    programs = os.path.dirname(server)
     path = [programs, "/usr/local/bin", "/usr/bin", "/bin"]
     service = lines[lines.index("[Service]") + 1 :]
     end = next((index for index, line in enumerate(service) if line.startswith("[")), len(service))
@@ -103,9 +111,11 @@ def command_unit(text: str, layout: Layout, around: Surroundings, name: str, com
             *kept,
             f"Environment=PATH={':'.join(path)}",
             "Type=oneshot",
+            # Where memory is short, this is what the kernel kills, and not what serves.
+            "OOMScoreAdjust=1000",
             f"TimeoutStartSec={timeout}",
             # A colon: no dollar sign is replaced.
-            f"ExecStart=:{' '.join(map(quoted, [find_program(command[0], path), *command[1:]]))}",
+            f"ExecStart=:{entry}{' '.join(map(quoted, [find_program(command[0], path), *command[1:]]))}",
             "",
         ]
     )
@@ -121,17 +131,17 @@ def find_program(name: str, path: Sequence[str]) -> str:
     raise CommandError(f"there is no program {name} in {', '.join(path)}. Give its whole path, or name a program of the application's.")
 
 
-def run_in_unit(systemd: Systemd, layout: Layout, around: Surroundings, command: Sequence[str], timeout: int) -> str:
+def run_in_unit(systemd: Systemd, layout: Layout, around: Surroundings, command: Sequence[str], timeout: int, kind: str = "") -> str:
     """Run a command in those surroundings and return what it wrote, standard output and errors in their order.
 
-    Raises CommandError when it fails or takes longer than `timeout` seconds; then it has been stopped.
+    `kind` is a part of the unit's name. Raises CommandError when it fails or takes longer than `timeout` seconds; then it has been stopped.
     """
     text = contents(around.unit)
     if text is None:
         raise CommandError(f"there is no {around.unit} on this host. Apply the role asgi_service first.")
     units = f"{layout.root}/run/systemd/system"
     remove_leftovers(systemd, layout, units)
-    name = f"command-{os.getpid()}-{time.monotonic_ns()}"
+    name = f"command-{kind and f'{kind}-'}{os.getpid()}-{time.monotonic_ns()}"
     unit = f"{layout.app}-{name}.service"
     content = command_unit(text.decode(), layout, around, name, command, timeout)
     os.makedirs(units, mode=0o755, exist_ok=True)

@@ -41,9 +41,9 @@ def tcp_connections(table: bytes, ports: Iterable[int]) -> set[int]:
 
 def busy(socket: str, ports: Iterable[int], master: int) -> bool:
     """Return whether a slot still has a connection."""
-    if unix_connections(processes.read("/proc/net/unix"), socket):
+    if unix_connections(processes.read("/proc/self/net/unix"), socket):
         return True
-    inodes = set().union(*(tcp_connections(processes.read(f"/proc/net/{table}"), ports) for table in ("tcp", "tcp6")))
+    inodes = set().union(*(tcp_connections(processes.read(f"/proc/self/net/{table}"), ports) for table in ("tcp", "tcp6")))
     return bool(inodes) and any(processes.holds(pid, inodes) for pid in processes.children(master))
 
 

@@ -22,6 +22,7 @@ except ImportError:
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.packages import normalise
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import SourceError
+from ansible_collections.steadfast.asgi.plugins.module_utils.values import file_hash, package_name, shown, version
 
 LOCKS = ("uv.lock", "pylock.toml", "requirements.txt")
 
@@ -29,6 +30,7 @@ _NAME = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]
 
 # Where uv.lock has a package from, other than an index.
 _PLACES = frozenset(["editable", "virtual", "directory", "path", "git", "url"])
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 # The option of a requirements file that includes another one.
 _INCLUDED = re.compile(r"(?:-r|--requirement(?=[\s=]))[\s=]*(\S+)")
 
@@ -41,13 +43,87 @@ def accepts_python(requires: str, version: str) -> bool:
         return True
 
 
+_ENTRY = {"name": package_name, "marker": str}
+# What is read of each file, and what it has to be: a table with these keys, a list of such, text, or what a function takes.
+_DEPENDENCIES = [{**_ENTRY, "extra": [package_name], "version": version}]
+_FILE = {"hash": file_hash, "hashes": {str: str}, "url": str}
+_UV_LOCK = {
+    "package": [
+        {
+            "name": package_name,
+            "version": version,
+            "source": {str: str},
+            "dependencies": _DEPENDENCIES,
+            "optional-dependencies": {str: _DEPENDENCIES},
+            "dev-dependencies": {str: _DEPENDENCIES},
+            "metadata": {"requires-dist": [{**_ENTRY, "specifier": str}], "requires-dev": {str: [{**_ENTRY, "specifier": str}]}},
+            "resolution-markers": [str],
+            "sdist": _FILE,
+            "wheels": [_FILE],
+        }
+    ]
+}
+_PYLOCK = {
+    "packages": [{**_ENTRY, "version": version, "sdist": _FILE, "wheels": [_FILE], "archive": _FILE, "vcs": {"url": str}, "directory": {}}]
+}
+_PYPROJECT = {
+    "project": {
+        "name": package_name,
+        "version": str,
+        "requires-python": str,
+        "dynamic": [str],
+        "dependencies": [str],
+        "optional-dependencies": {str: [str]},
+    },
+    "dependency-groups": {str: []},
+    "build-system": {"requires": [str]},
+    "tool": {"uv": {"dev-dependencies": [str]}},
+}
+# A lock of a thousand packages has a few of them.
+_LARGEST = 64 << 20
+
+
 def read_toml(path: str) -> dict[str, Any]:
-    """Return a TOML file's content. Raises SourceError where it has none."""
-    with open(path, "rb") as stream:
-        try:
-            return tomllib.load(stream)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SourceError(f"{path} cannot be read: {error}. Mend it; a lock is made anew by 'uv lock'.") from error
+    """Return the content of a uv.lock, pylock.toml or pyproject.toml. Raises SourceError where it is not what it has to be."""
+    try:
+        text = read_text(path)
+        content = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SourceError(f"{path} cannot be read: {error}. Mend it; a lock is made anew by 'uv lock'.") from error
+    known = _PYPROJECT if os.path.basename(path) == "pyproject.toml" else _UV_LOCK if format_of(path) == "uv" else _PYLOCK
+    _check(content, known, path)
+    return content
+
+
+def read_text(path: str) -> str:
+    """Return what a file says. Raises SourceError for one that is no text."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read(_LARGEST + 1)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} cannot be read: {error}. Mend it; a lock is made anew by 'uv lock'.") from error
+    if len(text) > _LARGEST:
+        raise SourceError(f"{path} has more than {_LARGEST >> 20} MiB. Name the right file.")
+    return text
+
+
+def _check(value: Any, wanted: Any, place: str) -> None:
+    """Raise SourceError for a value that is not of the form that is wanted."""
+    form = list if isinstance(wanted, list) else dict if isinstance(wanted, dict) else str
+    if not isinstance(value, form):
+        words = {list: "a list", dict: "a table", str: "a text"}
+        raise SourceError(f"{place} is {shown(value)}, and not {words[form]}. Correct it; a lock is made anew by 'uv lock'.")
+    if isinstance(value, list):
+        for index, each in enumerate(value if wanted else []):
+            _check(each, wanted[0], f"{place}, {index + 1}.")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key in wanted or str in wanted:
+                # The name of an entry says more than its number.
+                name = f" ({value['name']!s:.40})" if "name" in value and key != "name" else ""
+                _check(each, wanted.get(key, wanted.get(str)), f"{place}{name}, {key!s:.40}")
+    elif wanted is not str:
+        wanted(value, place)
 
 
 def format_of(path: str) -> str:
@@ -80,10 +156,13 @@ class Pinned:
     hashes: tuple[str, ...] = ()
     url: str = ""  # where the lock names a file, and not a version
 
-    def __str__(self) -> str:
-        """As an entry of a requirements file."""
-        what = f"{self.name} @ {self.url}" if self.url else f"{self.name}=={self.version}"
-        return " ".join([what, *(f"--hash={each}" for each in self.hashes)])
+    def argument(self, place: str) -> str:
+        """Return the entry of a requirements file, for a version of an index. Raises SourceError for what that cannot say.
+
+        `place` is where it was read.
+        """
+        what = f"{package_name(self.name, place)}=={version(self.version, f'{place}, {self.name}')}"
+        return " ".join([what, *(f"--hash={file_hash(each, f'{place}, {self.name}')}" for each in self.hashes)])
 
 
 def refers_to_files(path: str) -> bool:
@@ -122,7 +201,7 @@ def pinned(path: str, markers: Mapping[str, str], package: str, extras: Iterable
 def pinned_requirements(text: str, markers: Mapping[str, str]) -> list[Pinned]:
     """Return the entries of a requirements file that are for a host with these markers."""
     found = []
-    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+    for line in re.sub(r"\\\r?\n", " ", text).split("\n"):
         entry = re.sub(r"(^|\s)#.*", "", line).strip()
         match = _NAME.match(entry.split("--hash")[0])
         if not match or entry.startswith("-"):
@@ -179,7 +258,8 @@ def _pinned_uv(path: str, markers: Mapping[str, str], package: str, extras: Iter
         return []
     tool = read_toml(os.path.join(os.path.dirname(path), "pyproject.toml")).get("tool", {})
     default = tool.get("uv", {}).get("default-groups", [])
-    chosen = {*groups, *(root.get("dev-dependencies", {}) if default == "all" else default)} - ({"dev"} - set(groups))
+    named = [name for name in default if isinstance(name, str)] if isinstance(default, list) else []
+    chosen = {*groups, *(root.get("dev-dependencies", {}) if default == "all" else named)} - ({"dev"} - set(groups))
     waiting = [dependency for group in chosen for dependency in root.get("dev-dependencies", {}).get(group, [])]
     waiting += [{"name": root["name"], "extra": list(extras), "source": root["source"]}]
     seen: set[tuple[str, str, str]] = set()
@@ -284,12 +364,13 @@ def _specifiers(text: str) -> frozenset[Any]:
 # requirements.txt
 
 
-def _lines(path: str, above: tuple[str, ...] = ()) -> list[str]:
+def _lines(path: str, above: tuple[str, ...] = (), top: str = "/") -> list[str]:
     """Return the entries and options of a requirements file, and of those that it includes. Raises SourceError where there is none."""
     found = []
-    with open(path, encoding="utf-8") as stream:
-        text = re.sub(r"\\\r?\n", " ", stream.read())
-    for line in text.splitlines():
+    for line in re.sub(r"\\\r?\n", " ", read_text(path)).split("\n"):
+        # Some programs begin a new entry at one of them, others do not.
+        if _CONTROL.search(line.rstrip("\r")):
+            raise SourceError(f"{path} has {shown(line)}. Leave out the control character.")
         entry = re.sub(r"(^|\s)#.*", "", line).strip()
         if not entry:
             continue
@@ -297,10 +378,12 @@ def _lines(path: str, above: tuple[str, ...] = ()) -> list[str]:
         included = _INCLUDED.match(entry)
         if included and "://" not in included.group(1):
             other = os.path.normpath(os.path.join(os.path.dirname(path), included.group(1)))
+            if not other.startswith(f"{top.rstrip('/')}/"):
+                raise SourceError(f"{path} includes {shown(included.group(1))}, which is not in the source. Put a copy of it there.")
             if not os.path.isfile(other):
                 raise SourceError(f"{path} includes {included.group(1)}, and there is no file {other}. Correct it, or add the file.")
             if other not in (path, *above):
-                found += _lines(other, (path, *above))
+                found += _lines(other, (path, *above), top)
     return found
 
 
@@ -313,6 +396,11 @@ def requirements(path: str) -> list[tuple[str, str, bool]]:
             name, specifier = (match.group(1), match.group(2).strip()) if match else (entry, "")
             found.append((normalise(name), specifier, "--hash" in entry))
     return found
+
+
+def check_includes(path: str, top: str) -> None:
+    """Raise SourceError if a file of requirements, or one that it includes, includes what is not below `top`."""
+    _lines(path, top=top)
 
 
 def check_requirements(path: str, require_hashes: bool) -> None:

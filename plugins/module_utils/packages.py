@@ -26,8 +26,11 @@ def normalise(name: str) -> str:
 def site_packages(venv: str) -> list[str]:
     """Return the directories of a virtual environment that packages are installed in."""
     library = os.path.join(venv, "lib")
-    names = sorted(os.listdir(library)) if os.path.isdir(library) else []
-    return [os.path.join(library, name, "site-packages") for name in names if name.startswith("python")]
+    names = sorted(os.listdir(library)) if os.path.isdir(library) and not os.path.islink(library) else []
+    folders = [os.path.join(library, name) for name in names if re.fullmatch(r"python3[.0-9]*", name)]
+    found = [os.path.join(folder, "site-packages") for folder in folders if not os.path.islink(folder)]
+    # What is a link leads to something else, wherever that may be.
+    return [path for path in found if os.path.isdir(path) and not os.path.islink(path)]
 
 
 def installed_packages(venv: str) -> dict[str, str]:
@@ -35,7 +38,8 @@ def installed_packages(venv: str) -> dict[str, str]:
     found = {}
     for directory in site_packages(venv):
         for name in os.listdir(directory):
-            if name.endswith(".dist-info"):
+            # Anything else is no package's name.
+            if re.fullmatch(r"[A-Za-z0-9._+!-]+\.dist-info", name):
                 package, _dash, version = name.removesuffix(".dist-info").rpartition("-")
                 found[normalise(package or version)] = version if package else ""
     return found

@@ -7,7 +7,7 @@ What is on the host is for root alone, and is renewed at any time. A slot has a 
 group can read, made when the slot is started and when it is reloaded, and only of what can be used.
 
 The role asgi_service also installs this on the host, where the slot's unit runs it as a program. So it needs nothing but the
-standard library.
+standard library and certificate.py beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ import ssl
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from . import certificate
+from .certificate import CertificateError
 
 # The settings of a slot that say which files they are.
 SETTINGS = "tls.json"
@@ -33,10 +37,9 @@ class PairError(Exception):
 
 def read(path: str) -> bytes:
     try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except OSError as error:
-        raise PairError(f"{path} cannot be read: {error.strerror}") from None
+        return certificate.read(path)
+    except CertificateError as error:
+        raise PairError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Pair:
 
     def wanted(self) -> dict[str, bytes]:
         """Return what the copy has to be by what is on the host now. Raises PairError."""
-        found = {"pair.pem": read(self.key).rstrip() + b"\n" + read(self.certificate)}
+        found = {"pair.pem": self._joined(read(self.certificate), read(self.key))}
         if self.client_ca:
             found["client-ca.pem"] = read(self.client_ca)
         return found
@@ -73,10 +76,18 @@ class Pair:
         except PairError:
             return True
 
-    def install(self) -> bool:
-        """Copy what is on the host, if it can be used; return whether that changed anything. Raises PairError."""
+    @staticmethod
+    def _joined(chain: bytes, key: bytes) -> bytes:
+        return key.rstrip() + b"\n" + chain
+
+    def install(self, even_expired: bool = False) -> bool:
+        """Copy what is on the host, if it can be used; return whether that changed anything. Raises PairError.
+
+        One that is not valid today is used only with `even_expired`: for a slot that has no other it is better than none.
+        """
         for patience in (0.3, 0.3, 0.0):
             try:
+                self._judge_files(even_expired)
                 return self._install(self.wanted())
             except PairError:
                 # The certificate may have been read before a renewal, and the key after it.
@@ -84,6 +95,21 @@ class Pair:
                     raise
                 time.sleep(patience)
         raise AssertionError
+
+    def _judge_files(self, even_expired: bool) -> None:
+        """Raise PairError for what OpenSSL reads in another way than was meant, or clients would refuse."""
+        labels = certificate.Labels(self.certificate, self.key)
+        found = certificate.judge(read(self.certificate), read(self.key), labels=labels, usable_only=True)
+        problems = list(found.problems)
+        if not problems and not even_expired:
+            now = datetime.now(UTC)
+            problems += [
+                f"{self.certificate} has a certificate ({one.name()}) that is valid from {one.begin:%Y-%m-%d} to {one.end:%Y-%m-%d}."
+                for one in found.chain
+                if not one.begin <= now < one.end
+            ]
+        if problems:
+            raise PairError(" ".join(problems))
 
     def usable(self) -> bool:
         """Return whether the slot has a copy already that it could go on with."""
@@ -153,9 +179,15 @@ def main(arguments: list[str] | None = None) -> int:
         pair.install()
     except (PairError, OSError, KeyError) as error:
         print(f"TLS: {error}", file=sys.stderr)
-        if not (options.or_keep and pair.usable()):
+        if not options.or_keep:
             return 1
-        print("TLS: what this slot had before serves on", file=sys.stderr)
+        if pair.usable():
+            print("TLS: what this slot had before serves on", file=sys.stderr)
+            return 0
+        try:
+            pair.install(even_expired=True)
+        except (PairError, OSError, KeyError):
+            return 1
     return 0
 
 

@@ -9,6 +9,7 @@ import ast
 import glob
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,10 +34,14 @@ class Server:
         return self.arguments[0] if self.arguments and os.path.basename(self.arguments[0]).startswith("python") else ""
 
 
-def read(path: str) -> bytes:
+def read(path: str, limit: int = 16 << 20) -> bytes:
+    """Return what is in a regular file, at most `limit` bytes; nothing where it cannot be read.
+
+    Many of the paths are an application's to choose, and a pipe without a writer would be waited for, /dev/zero read for ever.
+    """
     try:
-        with open(path, "rb") as stream:
-            return stream.read()
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as stream:
+            return stream.read(limit) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
     except OSError:
         return b""
 
@@ -165,8 +170,8 @@ def native_workers(server: Server) -> bool:
 def configured(path: str, name: str) -> object:
     """Return what a file in Python assigns to a name, as far as it is a constant; another name's own name; None for anything else."""
     try:
-        tree = ast.parse(read(path))
-    except SyntaxError:
+        tree = ast.parse(read(path, 1 << 20))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == name for target in node.targets):

@@ -9,7 +9,9 @@ may be an old one. So every answer is traced to the process that holds the other
 
 from __future__ import annotations
 
+import errno
 import http.client
+import io
 import json
 import os
 import select
@@ -39,6 +41,8 @@ _UNIX_DIAG_PEER = 2
 _ANY_COOKIE = 0xFFFFFFFF
 
 _BODY_LIMIT = 64 * 1024
+# Bytes of an answer that are read, with its head.
+_ANSWER_LIMIT = 4 * _BODY_LIMIT
 
 # How many asks there are at the same time.
 _AT_ONCE = 64
@@ -64,6 +68,34 @@ class Answer:
             return self.error
         text = " ".join(self.body.split())
         return f"{self.status} {text[:limit]}{' …' if len(text) > limit else ''}".strip()
+
+
+class _Bounded(io.RawIOBase):
+    """What comes from a server, up to a number of bytes: a head may have as many as it likes."""
+
+    def __init__(self, stream: io.RawIOBase, limit: int) -> None:
+        self._stream = stream
+        self._left = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = self._stream.readinto(buffer)
+        self._left -= count or 0
+        if self._left < 0:
+            raise OSError(errno.EMSGSIZE, f"the answer is longer than {_ANSWER_LIMIT >> 10} KiB")
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Bounded(self.fp.detach(), _ANSWER_LIMIT))
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -217,8 +249,10 @@ class Target:
         `pids` are the processes that may answer. Never raises for what the server does: that is in the answer.
         """
         connection = self._connection(timeout)
+        connection.response_class = _Response
         # The connection's own timeout is for each step. A server that sends a byte now and then would never reach it.
-        watchdog = threading.Timer(2 * timeout, lambda: _hang_up(connection))
+        over = threading.Event()
+        watchdog = threading.Timer(2 * timeout, lambda: _hang_up(connection, over))
         watchdog.daemon = True
         try:
             watchdog.start()
@@ -229,6 +263,9 @@ class Target:
             connection.request("GET", self.path, headers={"Connection": "keep-alive", "Accept": "application/json, */*"})
             response = connection.getresponse()
             body = response.read(_BODY_LIMIT)
+            if over.is_set():
+                # What was cut off may look like a whole head.
+                return Answer(error=f"the answer took longer than {2 * timeout:g} s")
             if response.length and len(body) < _BODY_LIMIT:
                 return Answer(error=f"the answer ended {response.length} bytes too early")
             # Behind a URL there may be a proxy or another host: then only the answer counts.
@@ -242,7 +279,8 @@ class Target:
             connection.close()
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
+def _hang_up(connection: http.client.HTTPConnection, over: threading.Event) -> None:
+    over.set()
     with suppress(OSError, AttributeError):
         connection.sock.shutdown(socket.SHUT_RDWR)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +24,23 @@ from typing import Any
 
 from . import processes
 from .command import CommandError, Surroundings, argv, run_in_unit
+from .health import (
+    Finding,
+    Health,
+    kind_of,
+    lost_live_slot,
+    mend_all,
+    replaced_release,
+    silence,
+    unusable_release,
+    working_directory,
+)
+from .memory import Room, first_to_be_killed
 from .pair import SETTINGS as TLS_SETTINGS
 from .pair import Pair, PairError
 from .readiness import Progress, Target, probe
 from .reload import Reload, ReloadError
+from .sandbox import helper, sandbox
 from .slots import (
     SLOTS,
     UNITS,
@@ -42,7 +56,6 @@ from .slots import (
     kept_settings,
     listens,
     other,
-    previous_release,
     proven_settings,
     read_history,
     read_link,
@@ -51,6 +64,20 @@ from .slots import (
     utc,
 )
 from .units import Systemd, UnitError
+from .wayback import (
+    State,
+    WayBackError,
+    find_settings,
+    forget_settings,
+    host_of,
+    keep_settings,
+    last_state,
+    live_state,
+    needed_settings,
+    previous_state,
+    replaced_by,
+    settings_fingerprint,
+)
 
 # systemd's default is 100.
 BOOT_WEIGHT = "20"
@@ -117,6 +144,8 @@ class Rollout:
         self.systemd = systemd
         self.clock = clock
         self.sleep = sleep
+        self.cwd = working_directory
+        self.room = Room(layout, systemd)
         self.steps = Steps(clock, after_step)
         self.progress = Progress(workers=1)
         self.action = "rollback" if params["rollback"] else "rollout"
@@ -130,6 +159,15 @@ class Rollout:
         self.commands: list[dict[str, Any]] = []
         self.began = time.time()
         self.warnings: list[str] = []
+        # What was not as it had to be around the live slot.
+        self.reconciled: list[str] = []
+        # In check mode that is still so when the plan is made, and the live link may be missing.
+        self.foretells = False
+        self.assumed_live = ""
+        # Where a rollback goes to. Settings that are not known are ''.
+        self.back: State | None = None
+        # The fingerprints of the settings that are live, and of those that are to be.
+        self.had_settings = self.wanted_settings = ""
 
     def fresh_progress(self, slot: str) -> Progress:
         return Progress(
@@ -141,7 +179,7 @@ class Rollout:
     # What is there
 
     def live_slot(self) -> str:
-        return self.layout.live_slot()
+        return self.layout.live_slot() or self.assumed_live
 
     def release_of(self, slot: str) -> str:
         return self.layout.release_of(slot)
@@ -177,8 +215,6 @@ class Rollout:
             left.append(f"idle slot {idle} still runs")
         if others := self.layout.other_tls_units(live):
             left.append(f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not of slot {live}")
-        if not self.leads_to_live():
-            left.append(f"{self.layout.live_socket} does not lead to the live slot")
         return left
 
     def leads_to_live(self) -> bool:
@@ -189,40 +225,126 @@ class Rollout:
         pair = self.pair(slot)
         return pair is not None and pair.renewed()
 
+    def examine(self) -> list[Finding]:
+        """Look at all that a request passes through. Raises RolloutError for what cannot be reconciled here."""
+        live = lost_live_slot(self.layout, self.systemd) or self.live_slot()
+        health = Health(self.layout, self.systemd, live)
+        findings = health.look()
+        refused = [finding.refusal() for finding in findings if not finding.mend]
+        if refused:
+            raise RolloutError("\n".join(refused))
+        return findings
+
+    def reconcile(self) -> None:
+        """Mend what is not as it has to be around the live slot, before anything else is done. Raises RolloutError where it cannot be."""
+        findings = self.examine()
+        if findings:
+            with self.steps.step("reconcile"):
+                try:
+                    self.reconciled = mend_all(findings)
+                except OSError as error:
+                    raise RolloutError(f"{findings[0].what}, and that could not be reconciled: {error}") from None
+                left = [finding.what for finding in self.examine()]
+                if left:
+                    raise RolloutError(f"{'; '.join(left)}, and that could not be reconciled")
+        self.see_drop_ins()
+
+    def see_drop_ins(self) -> None:
+        live = self.live_slot()
+        for path, names in Health(self.layout, self.systemd, live).drop_ins().items():
+            if names:
+                self.warnings.append(f"{path} sets {', '.join(names)} for slot {live}, which is not what the role asgi_service wrote")
+
+    def silent(self, live: str) -> str:
+        """Say why requests are not answered at the socket that nginx connects to, '' if they are."""
+        target = Target(self.layout.live_socket, path=self.params["ready_path"], host=self.params["ready_host"])
+        unit = self.layout.service_unit(live)
+        return silence(live, target, self.fresh_progress(live), lambda: self.systemd.processes(unit), self.sleep)
+
     def pair(self, slot: str) -> Pair | None:
         return Pair.of_slot(self.layout.app, slot, self.layout.root)
 
     # What is to be done
 
-    def choose_release(self) -> None:
-        """Find the release to go back to, where that is asked for. Raises RolloutError if there is none."""
-        current = os.path.basename(self.release_of(self.live_slot()))
-        if self.params["rollback"] and not self.release:
-            releases = self.layout.releases
-            found = previous_release(read_history(self.layout.history), current, lambda name: is_complete(os.path.join(releases, name)))
-            if not found:
-                raise RolloutError(
-                    f"there is no earlier release of {self.layout.app} on this host to go back to from {current or 'nothing'}: none in "
-                    f"{self.layout.history} that was live, was not rolled back itself and is still in {releases}"
-                )
-            self.release = os.path.join(releases, found)
+    def choose_release(self) -> str:
+        """Find what to go back to, where that is asked for; return why nothing has to be done, if so. Raises RolloutError."""
+        current = live_state(self.layout)
+        self.had_settings = current.settings
+        if self.params["rollback"]:
+            why = self.find_way_back(current)
+            if why:
+                return why
         if self.release and not is_complete(self.release):
             raise RolloutError(f"{self.release} is not a complete release. Build it first, with the role asgi_release.")
+        self.check_release()
+        self.wanted_settings = self.back.settings if self.back else settings_fingerprint(self.layout.next)
+        return ""
+
+    def check_release(self) -> None:
+        """Raise RolloutError for a release that cannot be started. One that lies elsewhere is the caller's own."""
+        unusable = unusable_release(self.release) if os.path.dirname(self.release) == self.layout.releases else ""
+        if unusable:
+            raise RolloutError(f"{unusable}.")
+
+    def find_way_back(self, current: State) -> str:
+        history = read_history(self.layout.history)
+        releases = self.layout.releases
+        host = host_of(self.layout)
+        if self.params["rollback_run"]:
+            try:
+                self.back, why = replaced_by(history, self.params["rollback_run"], current, host)
+            except WayBackError as error:
+                raise RolloutError(str(error)) from None
+            if why:
+                return why
+        elif self.release:
+            # One that lies elsewhere is the caller's own.
+            here = os.path.dirname(self.release) == releases
+            self.back = last_state(history, os.path.basename(self.release), current, host) if here else State()
+            return ""
+        else:
+            self.back = previous_state(history, current, host)
+            if not self.back:
+                raise RolloutError(
+                    f"there is no earlier release of {self.layout.app} on this host to go back to from {current.release or 'nothing'}, and "
+                    f"no earlier settings: none in {self.layout.history} that was live, was not rolled back itself and is still there"
+                )
+        if self.back and self.back.release:
+            self.release = os.path.join(releases, self.back.release)
+        return ""
 
     def choose_settings(self, slot: str) -> str:
         """Return the directory with the settings that `slot` is to be started with, '' for those that it has.
 
-        The way back never brings settings live that have not been live: a slot that has run the release has what it ran with then,
-        and otherwise those of the live slot are known to be good.
+        The way back never brings settings live that have not been live: those that the release had then, if they are known; otherwise a
+        slot that has run it has what it ran with, and for another one those of the live slot are known to be good.
         """
         live = self.live_slot()
-        if not self.params["rollback"]:
+        if not self.back:
             return self.layout.next
         good = proven_settings(self.layout, live)
+        if self.back.settings:
+            own = settings_fingerprint(self.layout.settings(slot)) == self.back.settings
+            return "" if own else find_settings(self.layout, self.back.settings) or good
         if slot == live:
             return "" if good == self.layout.settings(live) else good
         kept = self.layout.release_of(slot) == os.path.realpath(self.release) and not os.path.exists(self.layout.unproven(slot))
         return "" if kept else good
+
+    def trouble(self, live: str) -> str:
+        """Say why the live slot has to be replaced whatever is wanted, '' if it has not."""
+        state = self.state(live)
+        if state["ActiveState"] not in SERVES:
+            return f"the live slot {live} is {state['ActiveState']}"
+        # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
+        if not listens(self.layout.socket(live)):
+            return f"nobody listens on {self.layout.socket(live)}, which is slot {live}'s"
+        if kind_of(self.layout.socket(live)) != "socket":
+            return f"{self.layout.socket(live)} is a {kind_of(self.layout.socket(live))}, and not slot {live}'s socket"
+        if os.path.exists(self.layout.unproven(live)):
+            return f"an earlier run was cut off while it replaced what slot {live} runs"
+        foreign = replaced_release(self.layout, live, int(state["MainPID"] or 0), self.cwd)
+        return f"slot {live} runs {os.path.basename(foreign)}, and not the release that its link names" if foreign else ""
 
     def plan(self) -> Plan:
         """Return what has to be done for the live slot to run what is wanted, by the strategy that was asked for."""
@@ -230,32 +352,30 @@ class Rollout:
         strategy: str = self.params["strategy"]
         if not live:
             return Plan("rollout", SLOTS[0], "nothing is live yet")
-        state = self.state(live)["ActiveState"]
-        serves = state in SERVES
         same_release = not self.release or os.path.realpath(self.layout.release_link(live)) == os.path.realpath(self.release)
-        # The way back is one to another release; new settings are not brought in by it.
+        # The way back brings settings that were live, and none that are new.
         changed = [] if self.params["rollback"] or self.unwritten else changed_settings(self.layout, live)
-        unproven = os.path.exists(self.layout.unproven(live))
-        # A socket that was removed by hand does not come back: systemd goes on listening on what no name leads to.
-        deaf = serves and not listens(self.layout.socket(live))
+        other_settings = bool(self.back and self.back.settings and self.back.settings != self.had_settings)
+        trouble = self.trouble(live)
         if not same_release:
             reason = "another release"
-        elif not serves:
-            reason = f"the live slot {live} is {state}"
-        elif deaf:
-            reason = f"nobody listens on {self.layout.socket(live)}, which is slot {live}'s"
-        elif unproven:
-            reason = f"an earlier run was cut off while it replaced what slot {live} runs"
+        elif trouble:
+            reason = trouble
         elif self.unwritten:
             reason = f"other settings are to be written to {self.layout.next} first"
         elif changed:
             reason = f"changed since slot {live} was started: {', '.join(changed)}"
+        elif other_settings:
+            reason = "the settings of before"
         elif not self.params["rollback"] and self.renewed(live):
             reason = "the certificate was renewed"
+        elif strategy != "reload" and not (self.foretells and self.reconciled):
+            # Whoever asks for a reload gets new workers, which may be the remedy.
+            reason = trouble = self.silent(live)
         else:
             reason = ""
 
-        reloadable = same_release and serves and not deaf and not unproven and all(map(is_server_config, changed))
+        reloadable = same_release and not trouble and not other_settings and all(map(is_server_config, changed))
         reloadable = reloadable and not self.other_workers(live, changed)
         if strategy == "reload":
             if not reloadable:
@@ -284,18 +404,27 @@ class Rollout:
         found = processes.obstacles(server, [], [], [])
         if not processes.children(server.pid):
             found.append("the server runs as a single process")
+        # New workers run beside the old ones, in the same slot.
+        lacking = self.room.lacking(live, own=True) if self.params["check_memory"] else ""
+        if lacking:
+            found.append(f"new workers do not fit beside the old ones: {lacking}")
         return found
 
     # What is done
 
     def run(self) -> dict[str, Any]:
         """Do what is needed; returns the module's result. Raises RolloutError."""
+        self.reconcile()
         before = self.before()
-        self.choose_release()
+        nothing = self.choose_release()
         self.check_settings(self.layout.next)
-        plan = self.plan()
+        plan = Plan("nothing", before["slot"], nothing) if nothing else self.plan()
+        if plan.way == "nothing" and self.reconciled:
+            plan = Plan("settle", plan.slot, "; ".join(self.reconciled))
+            return self.result(plan, before)
         if plan.way == "nothing":
             return self.result(plan, before)
+        self.keep_settings(before["slot"])
         if plan.way == "settle":
             with self.steps.step("settle"):
                 self.settle(plan.slot)
@@ -321,15 +450,20 @@ class Rollout:
         with self.steps.step("free"):
             self.free(slot)
         with self.steps.step("memory"):
-            self.check_memory(before["slot"])
+            self.check_room(before["slot"])
+        killed = self.room.watch(before["slot"])
         try:
             self.boot(slot)
             self.run_commands("before_activate", Surroundings.of_slot(self.layout, slot))
+            loss = killed()
+            if loss:
+                raise RolloutError(f"{loss}. What is live may not be lost to what is to replace it.")
             with self.steps.step("enable"):
                 # Before the flip: if the power fails between the two, both slots start, and the link still decides.
                 self.enable(slot, True)
             with self.steps.step("flip"):
                 replace_link(self.layout.live, slot)
+                self.room.spare(slot)
         except (CommandError, RolloutError, UnitError, OSError) as error:
             self.take_back(slot, before["slot"])
             if read_link(self.layout.live) == slot:
@@ -375,17 +509,15 @@ class Rollout:
                 output = run_in_unit(self.systemd, self.layout, around, command, self.params["command_timeout"])
                 self.commands.append({"command": command, "output": output})
 
-    def check_memory(self, live: str) -> None:
-        """Raise RolloutError if a second slot of the live one's size does not fit into what is available."""
+    def check_room(self, live: str) -> None:
+        """Raise RolloutError if a second slot of the live one's size does not fit under a limit that counts for both."""
         if not live or not self.params["check_memory"]:
             return
-        needed = sum(proportional_memory(pid) for pid in self.systemd.processes(self.layout.service_unit(live)))
-        free = available_memory()
-        if free is not None and needed > free:
+        lacking = self.room.lacking(live)
+        if lacking:
             raise RolloutError(
-                f"a second slot does not fit: slot {live} uses {needed >> 20} MiB, and {free >> 20} MiB are available. Make room, use "
-                "strategy restart (asgi_rollout_strategy), which runs one slot at a time behind its socket, or switch this check off "
-                "(asgi_rollout_check_memory)."
+                f"a second slot does not fit: {lacking}, use strategy restart (asgi_rollout_strategy), which runs one slot at a time "
+                "behind its socket, or switch this check off (asgi_rollout_check_memory)."
             )
 
     def boot(self, slot: str) -> None:
@@ -569,8 +701,15 @@ class Rollout:
         """Return whether a slot has ever been filled. Of units without a file systemctl does not even say that they are stopped."""
         return all(os.path.exists(self.layout.unit_file(slot, kind)) for kind in UNITS)
 
+    def restore_units(self, slot: str) -> None:
+        """Install the units of a slot that somebody has removed: without its file a unit can neither be disabled nor be stopped."""
+        filled = all(os.path.isfile(f"{self.layout.settings(slot)}/{kind}") for kind in UNITS)
+        if filled and not self.has_units(slot) and install_units(self.layout, slot):
+            self.systemd.call("daemon-reload")
+
     def free(self, slot: str) -> None:
         """Stop whatever runs in the idle slot, after an earlier drain had its time. The way back does not wait: what is live is no good."""
+        self.restore_units(slot)
         deadline = self.clock() + self.params["drain_timeout"] + 5
         while self.draining(slot) and self.clock() < deadline and not self.params["rollback"]:
             self.sleep(0.2)
@@ -601,6 +740,8 @@ class Rollout:
                 raise RolloutError(f"{self.params['boot_timeout']} s are over (boot_timeout); {self.progress.summary()}.")
             if state["MainPID"] not in ("", "0"):
                 pids = self.systemd.processes(self.layout.service_unit(slot))
+                if slot != self.live_slot():
+                    first_to_be_killed(pids)
                 self.progress.forget(pids)
                 for answer in probe(self.target(slot), self.progress, min(5.0, max(0.5, remaining)), pids):
                     self.progress.note(answer)
@@ -762,6 +903,7 @@ class Rollout:
             # As at boot, by systemd-tmpfiles: somebody has removed it, or whoever was to make it was killed just before.
             os.makedirs(os.path.dirname(self.layout.live_socket), mode=0o755, exist_ok=True)
             replace_link(self.layout.live_socket, f"{self.layout.live}/socket")
+        self.restore_units(idle)
         if self.has_units(idle):
             self.enable(idle, False)
         if self.layout.other_tls_units(live):
@@ -778,22 +920,30 @@ class Rollout:
     def drain(self, slot: str) -> None:
         """Start a unit that waits until no connection to `slot` is left, or the time is over, and then stops it.
 
-        /proc/net/unix lists an accepted connection under the name of the listening socket with state 03 (SS_CONNECTED), and one
+        /proc/self/net/unix lists an accepted connection under the name of the listening socket with state 03 (SS_CONNECTED), and one
         that still waits in the queue with 02 (SS_CONNECTING); so nothing that a client has sent is overlooked.
         """
         sock = self.layout.socket(slot).replace(".", r"\.")
         wait = (
-            f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 0[23] .* {sock}$' /proc/net/unix; "
+            f"i=0; while [ $i -lt {self.params['drain_timeout'] * 5} ] && grep -q ' 0001 0[23] .* {sock}$' /proc/self/net/unix; "
             "do sleep 0.2; i=$((i+1)); done"
         )
+        # Its own network would have no connections. Whose they are that come by TLS is seen in the processes of the application's user.
+        changes: dict[str, str | None] = {"PrivateNetwork": None}
         if self.layout.tls_ports(slot):
-            wait = (
-                f"PYTHONPATH=/opt/{self.layout.app} /usr/bin/python3 -P -m lib.drain --pid {self.state(slot)['MainPID']} "
-                f"--socket {self.layout.socket(slot)} --ports {','.join(map(str, self.layout.tls_ports(slot)))} "
-                f"--timeout {self.params['drain_timeout']}"
+            wait = shlex.join(
+                [
+                    *helper(self.layout.app, "drain"),
+                    f"--pid={self.state(slot)['MainPID']}",
+                    f"--socket={self.layout.socket(slot)}",
+                    f"--ports={','.join(map(str, self.layout.tls_ports(slot)))}",
+                    f"--timeout={self.params['drain_timeout']}",
+                ]
             )
+            changes["CapabilityBoundingSet"] = "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"
         script = f"{wait}; exec systemctl stop {self.layout.socket_unit(slot)} {self.layout.service_unit(slot)}"
         command = ["systemd-run", "--quiet", "--collect", f"--unit={self.layout.drain_unit(slot)}"]
+        command += [f"--property={directive}" for directive in sandbox(changes)]
         # systemd would put its own variables in for a single dollar sign (systemd.service(5)).
         command += [f"--description={self.layout.app}: drain and stop slot {slot}", "/bin/sh", "-c", script.replace("$", "$$")]
         self.systemd.run(command)
@@ -820,14 +970,28 @@ class Rollout:
             "action": self.action,
             "release": os.path.basename(release),
             "previous": os.path.basename(before["release"]),
+            "settings": settings_fingerprint(self.layout.settings(self.live_slot())) if result == "ok" else self.wanted_settings,
+            "previous_settings": self.had_settings,
+            "run": self.params["run"],
             "seconds": round(time.time() - self.began, 2),
             "result": result,
         }
         try:
             append_history(self.layout.history, entry)
+            if result == "ok":
+                forget_settings(self.layout, needed_settings(read_history(self.layout.history), host_of(self.layout).complete))
         except OSError as error:
             # No reason to fail what has succeeded, nor to hide why something failed.
             self.warnings.append(f"this deployment is missing in {self.layout.history}: {error}")
+
+    def keep_settings(self, live: str) -> None:
+        """Keep what the live slot runs with, for the way back."""
+        try:
+            if live:
+                keep_settings(self.layout, proven_settings(self.layout, live))
+        except OSError as error:
+            # The disk may be full, and this run what makes room.
+            self.warnings.append(f"the settings of slot {live} could not be kept, so a rollback may not find them: {error}")
 
     def result(self, plan: Plan, before: dict[str, str], after: dict[str, str] | None = None) -> dict[str, Any]:
         after = after or self.before()
@@ -838,6 +1002,7 @@ class Rollout:
             "release": after["release"],
             "previous": before,
             "reason": plan.reason,
+            "reconciled": self.reconciled,
             "diff": {"before": diff_text(before), "after": diff_text(after)},
             **self.report(),
         }
@@ -859,11 +1024,19 @@ class Rollout:
         In check mode no settings have been written either, but it is known whether they would be. What they do to the live slot is not,
         so no reload is promised for them.
         """
+        self.foretells = True
+        self.assumed_live = lost_live_slot(self.layout, self.systemd)
+        self.reconciled = [finding.what for finding in self.examine()]
+        self.see_drop_ins()
         before = self.before()
         self.unwritten = not self.has_settings(self.layout.next)
-        if self.params["rollback"]:
-            self.choose_release()
-        plan = self.plan()
+        nothing = self.choose_release() if self.params["rollback"] else ""
+        # It may not have been built.
+        if self.release and is_complete(self.release):
+            self.check_release()
+        plan = Plan("nothing", before["slot"], nothing) if nothing else self.plan()
+        if plan.way == "nothing" and self.reconciled:
+            plan = Plan("settle", plan.slot, "; ".join(self.reconciled))
         release = before["release"] if plan.way in ("nothing", "settle", "reload") else self.release
         return self.result(plan, before, {"slot": plan.slot, "release": release})
 
@@ -886,18 +1059,6 @@ def crashed(state: dict[str, str]) -> bool:
 def result_of(state: dict[str, str]) -> str:
     """Return how a unit's process has ended, in brackets; nothing where systemd has started the next one and forgotten."""
     return f" ({state['Result']})" if state["Result"] not in ("", "success") else ""
-
-
-def proportional_memory(pid: int) -> int:
-    """Return the bytes that a process uses, what it shares with others counted in parts (proc_pid_smaps(5), Pss)."""
-    match = re.search(rb"^Pss:\s+(\d+) kB", processes.read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
-    return int(match.group(1)) << 10 if match else 0
-
-
-def available_memory() -> int | None:
-    """Return the bytes that can be had without swapping (proc_meminfo(5), MemAvailable), None if the kernel does not say."""
-    match = re.search(rb"^MemAvailable:\s+(\d+) kB", processes.read("/proc/meminfo"), re.MULTILINE)
-    return int(match.group(1)) << 10 if match else None
 
 
 def diff_text(what: dict[str, str]) -> str:

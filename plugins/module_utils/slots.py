@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,6 @@ UNITS = ("service", "socket")
 # The units that a slot has beside its own if it speaks TLS itself, by their files among the settings: a socket for each address, which
 # both slots are given, with a service that keeps a connection from starting anything; and one to reload.
 _TLS_UNIT = re.compile(r"tls\.service|tls-[0-9A-Fa-f.:]*[0-9]\.(socket|service)")
-# What the history calls the ways to make a release live.
-_MADE_LIVE = ("rollout", "restart", "rollback")
 # The options that make workers end: gunicorn's and hypercorn's, uvicorn's, granian's.
 _RECYCLING = re.compile(rb"^max_requests\b|--limit-max-requests\b|\"(limit_)?max_requests\"|\"workers_(lifetime|max_rss)\"", re.MULTILINE)
 
@@ -93,6 +92,11 @@ class Layout:
         """The directory with the settings that a live slot ran with before, while it is given others."""
         return f"{self.settings(slot)}.before"
 
+    @property
+    def old_settings(self) -> str:
+        """The directory of the settings that were live, each in one of its own, for the way back."""
+        return f"{self.root}/etc/{self.app}/kept"
+
     def unproven(self, slot: str) -> str:
         """The mark of a slot that was given something to run and has not yet been ready with it."""
         return f"{self.slots}/{slot}/unproven"
@@ -127,6 +131,11 @@ class Layout:
 
     def socket_unit(self, slot: str) -> str:
         return f"{self.app}@{slot}.socket"
+
+    @property
+    def slice(self) -> str:
+        # A hyphen in a slice's name would make it a child of another one.
+        return f"asgi-{self.app.replace('-', '_')}.slice"
 
     def drain_unit(self, slot: str) -> str:
         return f"{self.app}-drain-{slot}.service"
@@ -212,12 +221,19 @@ def sync_directory(path: str) -> None:
 
 
 def contents(path: str) -> bytes | None:
-    """Return what is in a file, None if it is not there."""
+    """Return what is in a file, None if it is not there. What is no file, as /dev/null or a pipe, has nothing in it."""
     try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except FileNotFoundError:
+        # A pipe would be waited for.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        # A socket.
+        return b""
+    with open(handle, "rb") as stream:
+        return stream.read() if stat.S_ISREG(os.fstat(handle).st_mode) else b""
 
 
 def settings_in(directory: str) -> list[str]:
@@ -308,27 +324,32 @@ def proven_settings(layout: Layout, slot: str) -> str:
     return kept if os.path.exists(layout.unproven(slot)) and os.path.isdir(kept) else layout.settings(slot)
 
 
+def copy_directory(source: str, target: str) -> None:
+    """Make `target` a copy of a directory with settings, all of it or none."""
+    temporary = f"{target}.new"
+    for path in (target, temporary):
+        shutil.rmtree(path, ignore_errors=True)
+    try:
+        os.mkdir(temporary, mode=0o700)
+        status = os.stat(source)
+        os.chown(temporary, status.st_uid, status.st_gid)
+        os.chmod(temporary, status.st_mode & 0o7777)
+        for name in settings_in(source):
+            copy_file(f"{source}/{name}", f"{temporary}/{name}")
+        sync_directory(temporary)
+        os.rename(temporary, target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 @contextlib.contextmanager
 def kept_settings(layout: Layout, slot: str) -> Iterator[str]:
     """Keep a copy of the settings that a slot was last ready with for a while; the value is its directory."""
     kept = layout.kept_settings(slot)
     # An earlier process may have been killed in here. If it had begun with the slot, its copy is whole, and what the slot has is not it.
     if proven_settings(layout, slot) != kept:
-        source, temporary = layout.settings(slot), f"{kept}.new"
-        for path in (kept, temporary):
-            shutil.rmtree(path, ignore_errors=True)
-        try:
-            os.mkdir(temporary, mode=0o700)
-            status = os.stat(source)
-            os.chown(temporary, status.st_uid, status.st_gid)
-            os.chmod(temporary, status.st_mode & 0o7777)
-            for name in settings_in(source):
-                copy_file(f"{source}/{name}", f"{temporary}/{name}")
-            sync_directory(temporary)
-            os.rename(temporary, kept)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        copy_directory(layout.settings(slot), kept)
     try:
         yield kept
     finally:
@@ -348,17 +369,13 @@ def deployer(named: str) -> str:
 
 
 def read_history(path: str) -> list[dict[str, Any]]:
-    """Return the lines of an application's history, the oldest first. A line that a power cut left half written is left out."""
+    """Return the lines of an application's history, the oldest first. What is none, as a line that a power cut left, is left out."""
     found = []
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for line in stream:
-                with contextlib.suppress(ValueError):
-                    entry = json.loads(line)
-                    if isinstance(entry, dict):
-                        found.append(entry)
-    except OSError:
-        pass
+    for line in (contents(path) or b"").splitlines() if os.path.isfile(path) and not os.path.islink(path) else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                found.append(entry)
     return found
 
 
@@ -368,7 +385,7 @@ def append_history(path: str, entry: dict[str, Any]) -> None:
     Raises OSError where there was no room for all of it.
     """
     line = (json.dumps(entry) + "\n").encode()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
@@ -379,48 +396,6 @@ def append_history(path: str, entry: dict[str, Any]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def withdrawn_releases(history: list[dict[str, Any]]) -> set[str]:
-    """Return the IDs of the releases that were rolled back from, by hand or in their bake time, and not deployed again since."""
-    withdrawn: set[str] = set()
-    for entry in history:
-        release, previous = entry.get("release", ""), entry.get("previous", "")
-        if entry.get("action") == "flip back":
-            withdrawn.add(release)
-        elif _made_live(entry):
-            if entry["action"] == "rollback":
-                withdrawn.add(previous)
-            withdrawn.discard(release)
-    return withdrawn
-
-
-def failed_releases(history: list[dict[str, Any]]) -> set[str]:
-    """Return the IDs of the releases that were tried and never stayed live."""
-    tried = {str(entry.get("release", "")) for entry in history if entry.get("action") in (*_MADE_LIVE, "flip back")}
-    return tried - {release for entry in history for release in _were_live(entry)}
-
-
-def previous_release(history: list[dict[str, Any]], current: str, usable: Callable[[str], bool]) -> str:
-    """Return the ID of the last release that was live before `current`, was not withdrawn and is still usable; '' if there is none."""
-    withdrawn = withdrawn_releases(history)
-    for entry in reversed(history):
-        for release in _were_live(entry):
-            if release and release != current and release not in withdrawn and usable(release):
-                return release
-    return ""
-
-
-def _made_live(entry: dict[str, Any]) -> bool:
-    return entry.get("result") == "ok" and entry.get("action") in _MADE_LIVE
-
-
-def _were_live(entry: dict[str, Any]) -> list[str]:
-    """Return which releases an entry proves to have been live, the last one first.
-
-    The one before is among them because whoever made that live may have been killed before it could write its own line.
-    """
-    return [str(entry.get(name, "")) for name in ("release", "previous")] if _made_live(entry) else []
 
 
 def has_run(history: list[dict[str, Any]], release: str, commands: list[list[str]]) -> bool:

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from .logs import readable
 
@@ -25,6 +27,8 @@ _LEFT = re.compile(
     r"Message recipient disconnected|Failed to connect to .*bus"
 )
 _ATTEMPTS = 8
+# Bytes of what a program wrote.
+_OUTPUT_LIMIT = 1 << 20
 
 
 class UnitError(Exception):
@@ -40,8 +44,19 @@ def survive_disconnect() -> None:
 
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run `command` without a shell and return its result whatever its code."""
-    return subprocess.run(list(command), capture_output=True, encoding="utf-8", errors="replace", check=False, stdin=subprocess.DEVNULL)
+    """Run `command` without a shell and return its result whatever its code, with the end of what it wrote."""
+    with subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with ThreadPoolExecutor(2) as pool:
+            stdout, stderr = pool.map(_tail, (process.stdout, process.stderr))
+        return subprocess.CompletedProcess(command, process.wait(), stdout, stderr)
+
+
+def _tail(stream: Any) -> str:
+    """Read a stream to its end, keeping no more than the last of it: how much an application logs is its own choice."""
+    kept = b""
+    while chunk := stream.read1(_OUTPUT_LIMIT):
+        kept = (kept + chunk)[-_OUTPUT_LIMIT:]
+    return kept.decode("utf-8", "replace")
 
 
 def output_of(command: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:

@@ -10,6 +10,8 @@ module: asgi_check
 short_description: Check the variables of a role of this collection
 description:
   - What a role refuses, beyond the types and choices that Ansible checks by itself. Everything that is wrong is said at once.
+  - Refuses a host whose groups have different values for one variable of this collection, with no group that overrides the other, and
+    C(asgi_hosts), C(asgi_serial) and C(asgi_max_fail_percentage) among the variables of a host, where Ansible does not read them.
   - Warns of variables that begin with the name of one of the roles and that no role has. They are most likely misspelt.
   - Works on the controller, with the values that the role's variables have for the host. The roles use it in their own checks
     (C(tasks_from=validate)).
@@ -23,6 +25,12 @@ options:
       - Without it, only the names are looked at.
     type: str
     choices: [asgi_account, asgi_uv, asgi_release, asgi_service, asgi_rollout]
+  batch:
+    description:
+      - The hosts of this batch when it began, as RV(batch) was then. Instead of all else, the task fails if more of them have failed or
+        cannot be reached than the play's C(max_fail_percentage) allows. Ansible itself does not count those that cannot be reached.
+    type: list
+    elements: str
 attributes:
   check_mode:
     description: Does the same, since it changes nothing.
@@ -41,4 +49,19 @@ EXAMPLES = r"""
     role: asgi_uv
 """
 
-RETURN = r"""#"""
+RETURN = r"""
+run:
+  description: The ID of this run of Ansible, the same for all its hosts and batches. It begins with the time, so IDs sort by age.
+  returned: without O(batch)
+  type: str
+  sample: 20261121T103012Z-5d0c9a1e
+batch:
+  description: The hosts of this batch that are left.
+  returned: without O(batch)
+  type: list
+  elements: str
+migrate_host:
+  description: The host that runs the migrations for all.
+  returned: for asgi_rollout, where migrations run once
+  type: str
+"""

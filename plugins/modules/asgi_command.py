@@ -39,8 +39,13 @@ options:
     description:
       - Whether the commands are run only if O(release) has not had them yet. They are kept in the application's history,
         C(/opt/APP/history.jsonl), and nobody else can deploy on this host while they run.
-      - For this to be safe they have to be harmless when they are run again, as migrations are, since another host may have run
-        them.
+      - A command that outlives a run that was killed ends the task with an error that names its unit.
+      - Commands whose run was cut off run again, so they have to be harmless then, as migrations are.
+    type: bool
+    default: false
+  expected:
+    description:
+      - With O(once), fail where the commands have not run for O(release), and run nothing. It asks a host whether it has migrated.
     type: bool
     default: false
   timeout:
@@ -94,6 +99,13 @@ commands:
   type: list
   elements: dict
   sample: [{command: [alembic, upgrade, head], output: Running upgrade 3f1a -> 9c0d, seconds: 1.2}]
+ran:
+  description:
+    - The line of the history that says that the commands have run for the release. M(steadfast.asgi.asgi_rollout) takes it as proof on
+      other hosts (O(steadfast.asgi.asgi_rollout#module:migrated)).
+  returned: success, with O(once), and not in check mode before they have run
+  type: dict
+  sample: {time: '2026-11-21T10:30:12Z', action: commands, commands: [[alembic, upgrade, head]], release: 1.4.0-9f2c1b7a3d10, result: ok}
 output:
   description: What the command that failed has written.
   returned: when a command failed
@@ -105,17 +117,17 @@ import shlex
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, Surroundings, argv, run_in_unit
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
+from ansible_collections.steadfast.asgi.plugins.module_utils.migrations import ONCE, last_failure, proof, still_running
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
     append_history,
     deployer,
-    has_run,
     is_complete,
     read_history,
     utc,
@@ -143,41 +155,70 @@ def run(params: dict[str, Any], layout: Layout, systemd: Systemd, done: list[dic
     around = surroundings(layout, params["release"] or "")
     for command in map(argv, params["commands"]):
         began = time.monotonic()
-        output = run_in_unit(systemd, layout, around, command, params["timeout"])
+        output = run_in_unit(systemd, layout, around, command, params["timeout"], ONCE if params["once"] else "")
         done.append({"command": command, "output": output, "seconds": round(time.monotonic() - began, 2)})
 
 
-def run_once(params: dict[str, Any], layout: Layout, systemd: Systemd, done: list[dict[str, Any]]) -> None:
-    """Run the commands and write that into the history, with nobody else deploying meanwhile. Raises CommandError and LockedError."""
+def run_once(params: dict[str, Any], layout: Layout, systemd: Systemd, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Run the commands and write that into the history, with nobody else deploying meanwhile; return the history's line.
+
+    Raises CommandError and LockedError.
+    """
     survive_disconnect()
-    release = os.path.basename(params["release"])
-    entry = {
+    release, commands = os.path.basename(params["release"]), [argv(command) for command in params["commands"]]
+    entry: dict[str, Any] = {
         "time": utc(time.time()),
         "user": deployer(params["user"]),
         "action": "commands",
-        "commands": [argv(command) for command in params["commands"]],
+        "commands": commands,
         "release": release,
         "previous": os.path.basename(layout.release_of(layout.live_slot())),
     }
     note = {"pid": os.getpid(), "since": entry["time"], "user": entry["user"], "release": release}
     with locked(layout.lock, params["lock_timeout"], note):
-        began, result = time.monotonic(), "ok"
+        # Whoever had the lock may have run them.
+        ran = proof(read_history(layout.history), release, commands)
+        if ran:
+            return ran
+        running = still_running(layout, systemd)
+        if running:
+            raise CommandError(
+                f"a command of an earlier run, which was killed, still runs on this host: {running}. Nothing was started. Run this again "
+                f"when it has ended, or stop it there: systemctl stop {running}"
+            )
+        began = time.monotonic()
+        entry["result"] = "ok"
         try:
             run(params, layout, systemd, done)
         except (CommandError, UnitError, OSError) as error:
-            result = str(error).partition("\n")[0]
+            entry["result"] = str(error).partition("\n")[0]
             raise
         finally:
-            append_history(layout.history, entry | {"seconds": round(time.monotonic() - began, 2), "result": result})
+            entry["seconds"] = round(time.monotonic() - began, 2)
+            append_history(layout.history, entry)
+    return entry
+
+
+def unproved(params: dict[str, Any], layout: Layout, commands: list[list[str]]) -> str:
+    """Say that this host has not run the commands for the release, and what to do."""
+    release = os.path.basename(params["release"])
+    failed = last_failure(read_history(layout.history), release, commands)
+    why = f"They failed there: {failed}" if failed else "It has not run them."
+    return (
+        f"this host runs the migrations for all hosts of {layout.app}, and those of release {release} have not succeeded on it, so no host "
+        f"goes on with that release. {why} Run the play with this host in it (--limit leaves it out, or it failed before), or name another "
+        "host in asgi_rollout_migrate_host, in the first batch of the play."
+    )
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "commands": {"type": "list", "elements": "raw", "required": True},
             "release": {"type": "path"},
             "once": {"type": "bool", "default": False},
+            "expected": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 600},
             "user": {"type": "str", "default": ""},
             "lock_timeout": {"type": "int", "default": 0},
@@ -189,17 +230,25 @@ def main() -> None:
     done: list[dict[str, Any]] = []
     try:
         commands = [argv(command) for command in params["commands"]]
-        if params["once"] and has_run(read_history(layout.history), os.path.basename(params["release"]), commands):
-            module.exit_json(changed=False, commands=done)
+        if params["once"]:
+            ran = proof(read_history(layout.history), os.path.basename(params["release"]), commands)
+            if ran:
+                module.exit_json(changed=False, commands=done, ran=ran)
+            if params["expected"]:
+                module.fail_json(msg=unproved(params, layout, commands), commands=done)
         diff = {"prepared": "".join(f"run: {shlex.join(command)}\n" for command in commands)}
         if module.check_mode:
             module.exit_json(changed=bool(commands), commands=done, diff=diff)
-        (run_once if params["once"] else run)(params, layout, systemd, done)
+        told = {}
+        if params["once"]:
+            told["ran"] = run_once(params, layout, systemd, done)
+        else:
+            run(params, layout, systemd, done)
     except CommandError as error:
         module.fail_json(msg=str(error), output=error.output, commands=done)
     except (LockedError, UnitError, OSError) as error:
         module.fail_json(msg=to_native(error), commands=done)
-    module.exit_json(changed=bool(commands), commands=done, diff=diff)
+    module.exit_json(changed=bool(done), commands=done, diff=diff, **told)
 
 
 if __name__ == "__main__":

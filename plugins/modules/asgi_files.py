@@ -106,13 +106,22 @@ options:
   validate:
     description:
       - A command and its arguments, run without a shell after the files are in place and only if something changed.
-      - A return code other than 0 puts everything back and fails the task.
+      - A return code other than 0 puts everything back and fails the task. Then it is run once more, so that the message can say
+        whether it refuses what was there before as well.
     type: list
     elements: str
   validate_always:
     description: Run O(validate) when nothing changed as well.
     type: bool
     default: false
+  own:
+    description:
+      - Texts that are in the words of O(validate) where it refuses these files, such as their paths. If something is to change, O(validate)
+        is run before it too. Where it refuses what is there already, and says none of these texts, the module fails and changes nothing.
+      - Also in check mode.
+    type: list
+    elements: str
+    default: []
   read:
     description:
       - Absolute paths of small text files to return the contents of, as they were before anything was written. One that is not
@@ -127,7 +136,8 @@ options:
 attributes:
   check_mode:
     description:
-      - Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge. Where nothing has ever been
+      - Compares as usual and writes nothing. O(validate) is not run, since there is nothing new to judge, unless O(own) is given.
+        Where nothing has ever been
         encrypted, a host with C(systemd-creds) is taken for one that can, since trying would make its key.
     support: full
   diff_mode:
@@ -195,6 +205,10 @@ restored:
   returned: when O(validate) failed or a write failed
   type: list
   elements: str
+refused_before:
+  description: Whether O(validate) refuses what was there before as well, so that the new files are not to blame, or not alone.
+  returned: when O(validate) failed
+  type: bool
 cmd:
   description: The command that judged the files.
   returned: when O(validate) was run
@@ -224,10 +238,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import CredentialError, Credentials
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import fingerprint
 
 _DEFAULT_MODES = {"file": 0o644, "directory": 0o755}
@@ -278,6 +292,13 @@ def observe(path: str) -> Entry:
             content = stream.read()
         return Entry(path, "file", content=content, mode=mode, uid=st.st_uid, gid=st.st_gid)
     raise FilesError(f"{path} is neither a file, a directory nor a link; move it away first")
+
+
+def observe_like(known: Entry) -> Entry:
+    """Return what is at a path now; for a directory, behind a link too."""
+    if known.state == "directory" and os.path.islink(known.path):
+        return replace(observe(os.path.realpath(known.path)), path=known.path)
+    return observe(known.path)
 
 
 def check_replaceable(old: Entry, new: Entry, removed: set[str]) -> None:
@@ -461,13 +482,20 @@ def put_back(done: list[Entry]) -> tuple[list[str], str]:
     """Bring each path back to what it was, the last one first; returns the paths, and a text for a message."""
     restored, failed = [], []
     for old in reversed(done):
+        said = "somebody else has changed it meanwhile"
         try:
             # What could not be written is as it was. On a full disk it could not be written once more either.
-            if observe(old.path) != old:
-                place(old)
-                restored.append(old.path)
+            if observe_like(old) == old:
+                continue
+            place(old)
         except (OSError, FilesError) as error:
-            failed.append(f"{old.path} ({to_native(error)})")
+            said = to_native(error)
+        # It may be so all the same.
+        with suppress(OSError, FilesError):
+            if observe_like(old) == old:
+                restored.append(old.path)
+                continue
+        failed.append(f"{old.path} ({said})")
     if failed:
         return restored, f"these could NOT be put back as they were: {', '.join(failed)}"
     return restored, "everything was put back as it was" if restored else "no file was changed"
@@ -482,7 +510,7 @@ def read(paths: list[str]) -> dict[str, str]:
     return found
 
 
-def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
+def take_secrets(module: Module) -> list[dict[str, Any]]:
     """Return the secrets in the form of `files`, and leave them in nothing that the module returns.
 
     Ansible would blot out each value of a secret parameter wherever it occurs. Here these are names of users and modes too, so that
@@ -494,7 +522,7 @@ def take_secrets(module: AnsibleModule) -> list[dict[str, Any]]:
     return taken
 
 
-def run(module: AnsibleModule) -> dict[str, Any]:
+def run(module: Module) -> dict[str, Any]:
     """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
     wanted, plan, diff = compare(module.params["files"] + take_secrets(module), module.check_mode)
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
@@ -504,6 +532,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         obstacle = Credentials().obstacle(try_it=not module.check_mode)
         result.update(can_encrypt=not obstacle, cannot_encrypt_because=obstacle)
     directory = module.params["fingerprint"]
+    if plan and module.params["validate"] and module.params["own"]:
+        refuse_what_is_not_ours(module)
     if module.check_mode:
         return result | fingerprint_in(directory, wanted)
 
@@ -518,21 +548,62 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         except OSError as error:
             restored, outcome = put_back(done)
             module.fail_json(msg=f"could not write {new.path}: {to_native(error)}; {outcome}", restored=restored)
+        except SystemExit:
+            # Ansible has failed already, and said why.
+            put_back(done)
+            raise
 
     if module.params["validate"] and (plan or module.params["validate_always"]):
         command = module.params["validate"]
-        try:
-            rc, stdout, stderr = module.run_command(command, handle_exceptions=False, expand_user_and_vars=False)
-        except OSError as error:
-            rc, stdout, stderr = 127, "", to_native(error)
+        rc, stdout, stderr = judge(module, command)
         result.update(cmd=command, rc=rc, stdout=stdout, stderr=stderr)
         if rc != 0:
             restored, outcome = put_back(done)
-            result.update(changed=False, restored=restored)
-            said = (stderr or stdout).strip()
-            module.fail_json(msg=f"'{' '.join(command)}' refused the new configuration; {outcome}. It said: {said}", **result)
+            named, said = f"'{' '.join(command)}'", (stderr or stdout).strip()
+            result.update(changed=False, restored=restored, refused_before=not plan)
+            if not plan:
+                module.fail_json(msg=f"{named} refuses the configuration that is there already; {outcome}. It said: {said}", **result)
+            # What refuses everything has nothing against these files.
+            again, _, stderr_before = judge(module, command)
+            if again != 0:
+                result["refused_before"] = True
+                msg = (
+                    f"{named} refused the new configuration, and it refuses the one that was there before as well; {outcome}. Correct that "
+                    f"first. It said: {said}"
+                )
+                if stderr_before.strip() and stderr_before.strip() != said:
+                    msg += f"\nOf the one that was there before it said: {stderr_before.strip()}"
+                module.fail_json(msg=msg, **result)
+            module.fail_json(msg=f"{named} refused the new configuration; {outcome}. It said: {said}", **result)
 
     return result | fingerprint_in(directory, wanted)
+
+
+def refuse_what_is_not_ours(module: Module) -> None:
+    """Fail where `validate` refuses what is there already, for something that is not among the files."""
+    command = module.params["validate"]
+    rc, stdout, stderr = judge(module, command)
+    said = (stderr or stdout).strip()
+    if rc not in (0, 127) and not any(text in said for text in module.params["own"]):
+        module.fail_json(
+            msg=f"'{' '.join(command)}' refuses the configuration that is on this host already, and not for these files. Nothing was "
+            f"changed. Correct that first, or remove it. It says: {said}",
+            refused_before=True,
+            restored=[],
+            cmd=command,
+            rc=rc,
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+
+def judge(module: Module, command: list[str]) -> tuple[int, str, str]:
+    """Run the command that judges the files; a command that cannot be run refuses."""
+    try:
+        found: tuple[int, str, str] = module.run_command(command, handle_exceptions=False, expand_user_and_vars=False)
+    except OSError as error:
+        return 127, "", to_native(error)
+    return found
 
 
 def fingerprint_in(directory: str | None, wanted: list[Entry]) -> dict[str, Any]:
@@ -545,7 +616,7 @@ def fingerprint_in(directory: str | None, wanted: list[Entry]) -> dict[str, Any]
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "files": {
                 "type": "list",
@@ -579,6 +650,7 @@ def main() -> None:
             },
             "find_can_encrypt": {"type": "bool", "default": False},
             "validate": {"type": "list", "elements": "str"},
+            "own": {"type": "list", "elements": "str", "default": []},
             "validate_always": {"type": "bool", "default": False},
             "read": {"type": "list", "elements": "path", "default": []},
             "fingerprint": {"type": "path"},

@@ -109,9 +109,31 @@ pending:
   type: list
   elements: str
 previous:
-  description: The ID of the release that a rollback would go back to, empty if there is none.
+  description: The ID of the release that a rollback would go back to, empty if there is none. It may be the live one, with other settings.
   returned: always
   type: str
+previous_settings:
+  description: The fingerprint of the settings that a rollback would go back to, empty if they are not known.
+  returned: always
+  type: str
+way_back:
+  description: Both as text for people to read, empty if there is nothing to go back to.
+  returned: always
+  type: str
+  sample: 1.4.0-9f2c1b7a3d10 with the settings of 2026-11-21T10:30:12Z
+live_run:
+  description:
+    - The run that brought what is live, and when it did. Both are empty where the history does not say.
+    - After a rollback this is the run that first brought what was gone back to.
+  returned: always
+  type: dict
+  contains:
+    run:
+      description: The ID of the run, as O(steadfast.asgi.asgi_rollout#module:run) was given.
+      type: str
+    time:
+      description: When what is live went live.
+      type: str
 releases:
   description: The complete releases on the host, the oldest first.
   returned: always
@@ -148,6 +170,21 @@ history_lines:
   returned: always
   type: list
   elements: str
+wrong:
+  description:
+    - What is not as it has to be on the way of a request (links, owners, modes, units, the release, the history, the answer itself). The
+      next deployment reconciles it, or refuses it by name.
+  returned: always
+  type: list
+  elements: str
+  sample: ['/opt/shop/slots/blue/socket leads to /run/other.sock, and not to /run/shop/blue.sock']
+drop_ins:
+  description:
+    - The files with which somebody else changes the live slot's units, each with those directives in it that change what runs, as whom
+      or where requests arrive.
+  returned: always
+  type: dict
+  sample: {/etc/systemd/system/shop@blue.service.d/override.conf: [Environment]}
 problem:
   description: That the host does not have this application, and which it has. Empty if it has it.
   returned: always
@@ -158,28 +195,38 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
-from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Target
+from ansible_collections.steadfast.asgi.plugins.module_utils.health import Health, silence, unusable_release
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
+from ansible_collections.steadfast.asgi.plugins.module_utils.memory import proportional_memory
+from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Progress, Target
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import (
     history_lines,
     no_such_application,
     release_lines,
     releases_of,
 )
-from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import proportional_memory
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     Layout,
     changed_settings,
     contents,
     other,
-    previous_release,
     read_history,
-    withdrawn_releases,
 )
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
+from ansible_collections.steadfast.asgi.plugins.module_utils.wayback import (
+    NOTHING,
+    State,
+    Withdrawn,
+    after,
+    host_of,
+    live_state,
+    made_live,
+    previous_state,
+    run_in_effect,
+)
 
 
 def kept_credentials(unit: bytes) -> str:
@@ -187,6 +234,28 @@ def kept_credentials(unit: bytes) -> str:
     if b"\nLoadCredentialEncrypted=" in unit:
         return "encrypted"
     return "plain" if b"\nLoadCredential=" in unit else ""
+
+
+def describe(history: list[dict[str, Any]], back: State) -> str:
+    """Say what a rollback would go back to, '' for nothing."""
+    if not back.settings:
+        return back.release
+    lived = next((str(entry.get("time", "")) for entry in reversed(history) if made_live(entry) and after(entry) == back), "")
+    return f"{back.release or 'what runs'} with the settings of {lived}" if lived else f"{back.release} with its earlier settings"
+
+
+def wrong(params: dict[str, Any], layout: Layout, systemd: Systemd, live: str, pids: list[int]) -> list[str]:
+    """Say what is not as it has to be on the way of a request: what a rollout would reconcile, replace or refuse."""
+    found = [finding.what for finding in Health(layout, systemd, live).look()]
+    release = layout.release_of(live)
+    unusable = unusable_release(release) if os.path.dirname(release) == os.path.realpath(layout.releases) else ""
+    found += [unusable] if unusable else []
+    if not found and systemd.show(layout.service_unit(live), "ActiveState").get("ActiveState") == "active":
+        target = Target(layout.live_socket, path=params["ready_path"], host=params["ready_host"])
+        progress = Progress(workers=1, accepted=frozenset(params["ready_status"]))
+        silent = silence(live, target, progress, lambda: pids, time.sleep)
+        found += [silent] if silent else []
+    return found
 
 
 def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str, Any]:
@@ -197,6 +266,9 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
     releases = releases_of(layout)
     complete = [found["id"] for found in releases]
     last = history[-params["history"] :] if params["history"] else []
+    current = live_state(layout)
+    back = previous_state(history, current, host_of(layout)) or NOTHING
+    effect = run_in_effect(history, current) or {}
     result: dict[str, Any] = {
         "slot": live,
         "release": release,
@@ -209,12 +281,17 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
         "draining": False,
         "credentials": "",
         "pending": changed_settings(layout, live) if live else [],
-        "previous": previous_release(history, release, lambda name: name in complete),
+        "previous": back.release,
+        "previous_settings": back.settings,
+        "way_back": describe(history, back),
+        "live_run": {"run": str(effect.get("run", "")), "time": str(effect.get("time", ""))},
         "releases": releases,
-        "withdrawn": sorted(withdrawn_releases(history) & set(complete)),
+        "withdrawn": sorted(Withdrawn.by(history).releases & set(complete)),
         "history": last,
         "release_lines": release_lines(releases, release),
         "history_lines": history_lines(last),
+        "wrong": [],
+        "drop_ins": {},
         "problem": no_such_application(layout),
     }
     if not live:
@@ -231,13 +308,15 @@ def gather(params: dict[str, Any], layout: Layout, systemd: Systemd) -> dict[str
     if result["state"] == "active":
         answer = Target(layout.socket(live), path=params["ready_path"], host=params["ready_host"]).ask(5, pids)
         result.update(answer=answer.summary(), ready=answer.status in params["ready_status"])
+    result["wrong"] = wrong(params, layout, systemd, live, pids)
+    result["drop_ins"] = Health(layout, systemd, live).drop_ins()
     drain = systemd.show(layout.drain_unit(other(live)), "ActiveState")
     result["draining"] = drain.get("ActiveState") in ("active", "activating")
     return result
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "ready_path": {"type": "str", "default": "/ready"},

@@ -72,17 +72,15 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
-from ansible_collections.steadfast.asgi.plugins.module_utils.build import BUILDING, Store, remove_release
+from ansible_collections.steadfast.asgi.plugins.module_utils.build import store_of
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     SLOTS,
     Layout,
-    failed_releases,
     is_complete,
-    previous_release,
     read_history,
     utc,
 )
@@ -94,6 +92,8 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.static import (
     union_of,
     withdraw,
 )
+from ansible_collections.steadfast.asgi.plugins.module_utils.tree import BUILDING, remove_release
+from ansible_collections.steadfast.asgi.plugins.module_utils.wayback import failed_releases, host_of, live_state, previous_state
 
 
 def mark(release: str) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def prune_static(layout: Layout, kept: list[str], check_mode: bool) -> int:
 def needed(layout: Layout) -> set[str]:
     """Return the IDs of the releases that the slots have or would go back to."""
     found = {os.path.basename(layout.release_of(slot)) for slot in SLOTS}
-    slot = layout.live_slot()
-    current = os.path.basename(layout.release_of(slot)) if slot else ""
-    found.add(previous_release(read_history(layout.history), current, lambda name: is_complete(os.path.join(layout.releases, name))))
+    back = previous_state(read_history(layout.history), live_state(layout), host_of(layout))
+    if back:
+        found.add(back.release)
     return found
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "keep": {"type": "int", "default": 5},
@@ -161,7 +161,7 @@ def main() -> None:
     prune(module, Layout(module.params["app"]))
 
 
-def prune(module: AnsibleModule, layout: Layout) -> None:
+def prune(module: Module, layout: Layout) -> None:
     """Remove what is not needed, and end the module."""
     removed: list[str] = []
     try:
@@ -183,7 +183,7 @@ def prune(module: AnsibleModule, layout: Layout) -> None:
             kept = [name for name in complete if name not in removed]
             stale = prune_static(layout, kept, module.check_mode)
             if removed and not module.check_mode:
-                Store(os.path.join(module.params["cache"], "files")).prune()
+                store_of(module.params["cache"]).prune()
     except (OSError, LockedError) as error:
         module.fail_json(msg=f"The old releases of {layout.app} could not be removed: {to_native(error)}")
     lines = [f"- release {name}\n" for name in removed] + ([f"- {stale} static files of no release\n"] if stale else [])

@@ -174,14 +174,17 @@ import signal
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import processes
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.pair import Pair, PairError
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Progress, Target
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError, describe
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
+
+# The unit of a slot of the role asgi_service: the application and the slot.
+_SLOT = re.compile(r"([a-z][a-z0-9-]*)@(blue|green)(\.service)?")
 
 
 def find_master(params: dict[str, Any], systemd: Systemd) -> int:
@@ -193,13 +196,16 @@ def find_master(params: dict[str, Any], systemd: Systemd) -> int:
         if state["MainPID"] == "0":
             raise ReloadError(f"{params['unit']} is {state['ActiveState']}; a service that does not run cannot be reloaded, start it")
         return int(state["MainPID"])
+    path = params["pidfile"]
     try:
-        with open(params["pidfile"], encoding="ascii") as stream:
-            pid = int(stream.read().strip())
+        owner = os.stat(path).st_uid
+        pid = int(processes.read(path, 100))
     except (OSError, ValueError) as error:
-        raise ReloadError(f"{params['pidfile']} (pidfile) holds no PID: {error}") from error
+        raise ReloadError(f"{path} (pidfile) holds no PID: {error}") from error
     if not processes.alive(pid):
-        raise ReloadError(f"the process {pid} of {params['pidfile']} (pidfile) does not run; start the service")
+        raise ReloadError(f"the process {pid} of {path} (pidfile) does not run; start the service")
+    if owner not in (0, os.geteuid(), os.stat(f"/proc/{pid}").st_uid):
+        raise ReloadError(f"{path} (pidfile) belongs to the user {owner}, and the process {pid} that it names does not; correct the file")
     return pid
 
 
@@ -211,6 +217,9 @@ def unit_files(params: dict[str, Any], systemd: Systemd) -> tuple[list[str], lis
     # One file to a line, each as "/etc/x (ignore_errors=no)".
     lines = systemd.call("show", "--property=EnvironmentFiles", "--value", params["unit"]).splitlines()
     environment = [line.rsplit(" (", 1)[0] for line in lines if line]
+    # A slot of the role asgi_service reads its own by itself.
+    if slot := _SLOT.fullmatch(params["unit"]):
+        environment.append(f"/etc/{slot[1]}/{slot[2]}/env")
     units = [path for path in [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split()] if path]
     # What `systemctl set-property` writes (systemd.unit(5)) it has applied to what runs.
     return environment, [path for path in units if "/system.control/" not in path]
@@ -225,7 +234,7 @@ def lock_files(params: dict[str, Any], master: int) -> list[str]:
 
 def renew_certificate(unit: str) -> None:
     """Give a slot of the role asgi_service that speaks TLS itself what its certificate is now, as `systemctl reload` does."""
-    slot = re.fullmatch(r"([a-z][a-z0-9-]*)@(blue|green)(\.service)?", unit)
+    slot = _SLOT.fullmatch(unit)
     pair = Pair.of_slot(slot[1], slot[2]) if slot else None
     try:
         if pair:
@@ -242,7 +251,7 @@ def make_target(params: dict[str, Any]) -> Target:
     return Target.of_url(params["url"], params["validate_certs"])
 
 
-def run(module: AnsibleModule, systemd: Systemd, result: dict[str, Any]) -> None:
+def run(module: Any, systemd: Systemd, result: dict[str, Any]) -> None:
     """Do the job and fill `result`. Raises ReloadError or ValueError."""
     params = module.params
     number = getattr(signal, f"SIG{params['signal'].upper().removeprefix('SIG')}", None)
@@ -297,7 +306,7 @@ def run(module: AnsibleModule, systemd: Systemd, result: dict[str, Any]) -> None
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "unit": {"type": "str"},
             "pidfile": {"type": "path"},

@@ -13,6 +13,7 @@ description:
     asgi_nginx (C(asgi_nginx_state=absent)), and has to go first, since it names the certificate. The playbook C(remove) does both.
   - Only what the role asgi_account has set up is removed. It is known by the mark C(/opt/APP/.steadfast-asgi), which goes last, so that
     a run that was cut off is completed by the next one.
+  - The user that builds the application and no other (C(asgi-build-APP)) goes along, with uv's cache of it. One of another name stays.
   - Whatever else is on the host is left alone, what its applications have in common among it, such as uv and the host's own authority.
     The timer that renews certificates is removed along with the last name that needs it.
 version_added: 1.0.0
@@ -75,10 +76,11 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
+from ansible_collections.steadfast.asgi.plugins.module_utils.builder import comment_of, user_of
 from ansible_collections.steadfast.asgi.plugins.module_utils.checks import check_app
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, UNITS, Layout, deployer, utc
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError, survive_disconnect
@@ -114,8 +116,7 @@ class Removal:
         self.home = f"{root}/opt/{app}"
         self.mark = f"{self.home}/.steadfast-asgi"
         self.units_of_slots = [f"{app}@{slot}.{kind}" for kind in ("socket", "service") for slot in SLOTS]
-        # A hyphen in a slice's name would make it a child of another one.
-        self.slice = f"asgi-{app.replace('-', '_')}.slice"
+        self.slice = layout.slice
         self.certificates = f"{root}/etc/asgi-certificates"
         self.written = [f"{root}/var/{place}/{app}" for place in ("lib", "cache", "log")]
 
@@ -125,6 +126,11 @@ class Removal:
         """Return the application's account, where asgi_account has made it: it says so in its comment."""
         comment = f"{self.layout.app} (ASGI application)"
         return next((entry for entry in pwd.getpwall() if entry.pw_gecos == comment), None)
+
+    def builder(self) -> pwd.struct_passwd | None:
+        """Return the account that builds this application and no other, where asgi_release has made it."""
+        app = self.layout.app
+        return next((entry for entry in pwd.getpwall() if (entry.pw_name, entry.pw_gecos) == (user_of(app), comment_of(app))), None)
 
     def is_ours(self) -> bool:
         # Empty: the mark is gone, and the power failed.
@@ -138,7 +144,8 @@ class Removal:
         drains = [self.layout.drain_unit(slot) for slot in SLOTS]
         commands = [os.path.basename(path) for path in self.commands()]
         sockets_first = sorted(self.layout.other_tls_units(""), key=lambda unit: not unit.endswith(".socket"))
-        all_of_them = [*drains, *sockets_first, *self.units_of_slots, *commands, self.slice]
+        builds = [f"asgi-build-{self.layout.app}.service", f"asgi-build-{self.layout.app}-guard.scope"]
+        all_of_them = [*drains, *sockets_first, *self.units_of_slots, *commands, *builds, self.slice]
         return [unit for unit in all_of_them if self.state(unit) != "inactive"]
 
     def state(self, unit: str) -> str:
@@ -196,6 +203,13 @@ class Removal:
         if (files or renewal) and not check_mode:
             self.systemd.call("daemon-reload")
         yield from self.take(self.files(), check_mode)
+        builder = self.builder()
+        if builder:
+            # Its home is uv's cache.
+            yield from self.take(present([f"{self.layout.root}{builder.pw_dir}"]), check_mode)
+            if not check_mode:
+                self.remove_account(builder)
+            yield f"user {builder.pw_name}"
         account = self.account()
         if account and not (present(self.written) and not self.data):
             if not check_mode:
@@ -255,7 +269,7 @@ def run(removal: Removal, check_mode: bool, removed: list[str]) -> None:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={"app": {"type": "str", "required": True}, "data": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )

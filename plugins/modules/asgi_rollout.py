@@ -20,7 +20,8 @@ description:
   - Does nothing when the live slot runs the wanted release with the settings that are in C(/etc/APP/next).
   - Where a reload of the live slot is enough, O(strategy=auto) takes that way. Where two slots do not fit into the memory,
     O(strategy=restart) replaces the process behind its socket, and clients wait for as long as the application boots.
-  - An interrupted run harms nothing. The link is the only truth; the next run puts the rest in order.
+  - An interrupted run harms nothing. The link is the only truth; the next run reconciles the rest. So it does with links, owners, modes
+    and units that are not as they have to be.
 version_added: 0.1.0
 author:
   - steadfast.asgi contributors (@steadfast-asgi)
@@ -38,13 +39,25 @@ options:
     type: path
   rollback:
     description:
-      - Go back to O(release), or, without it, to the last release that was live before the present one. That is read from the
-        application's history, C(/opt/APP/history.jsonl).
-      - A slot that has run that release is started with the settings that it had then, another one with those of the live slot.
+      - Go back to O(release) with the settings that it last ran with. Without it, go back to what was live before, which is a release
+        together with its settings. That is read from the application's history, C(/opt/APP/history.jsonl).
+      - The settings of before are kept in C(/etc/APP/kept). Where they are not known, as for what an older version of this collection
+        made live, a slot that has run the release is started with the settings that it has, and another one with those of the live slot.
         What is in C(/etc/APP/next) waits for the next deployment.
-      - The release that was live is withdrawn by this. A later rollback passes over it until it is deployed again.
+      - What was live is withdrawn by this. A later rollback passes over it until it is deployed again. From one release to another the
+        whole release is withdrawn, and within one release only its settings.
     type: bool
     default: false
+  rollback_run:
+    description:
+      - With O(rollback), go back to what the run with this ID replaced on this host. Where it replaced nothing, because it failed, did
+        not reach the host or was rolled back, nothing is done. Where another run has replaced it since, the task fails.
+    type: str
+    default: ''
+  run:
+    description: The ID of the run that this task belongs to, for the history. All hosts of a run have the same.
+    type: str
+    default: ''
   strategy:
     description:
       - V(rollout) boots the idle slot beside the live one. No request waits.
@@ -66,7 +79,10 @@ options:
     type: int
     default: 0
   check_memory:
-    description: Refuse a rollout when the memory that is available is less than what the live slot uses.
+    description:
+      - Refuse a rollout when a second slot of the live one's size does not fit under a limit of memory or of processes. The limits of the
+        host, the container, the application's slice and every slice above it count.
+      - With O(strategy=auto) a reload for which new workers do not fit into the slot becomes a rollout.
     type: bool
     default: true
   user:
@@ -105,6 +121,19 @@ options:
       - The task does not wait for this. The next rollout does, since it needs that slot. With O(rollback) it stops that slot at once.
     type: int
     default: 30
+  migrations:
+    description:
+      - The commands that must have run for O(release) before it goes live. Without proof that they have, in this host's history or in
+        O(migrated), the task fails before anything is changed.
+      - With O(rollback) that is asked only of a release that is named and has never been live on this host.
+    type: list
+    elements: raw
+    default: []
+  migrated:
+    description:
+      - What RV(steadfast.asgi.asgi_command#module:ran) was on the host that ran O(migrations) for all. It is kept in this host's history.
+    type: dict
+    default: {}
   before_activate:
     description:
       - Commands that are run when the idle slot is ready, before it goes live, in its release, with its settings and in its sandbox. One
@@ -183,7 +212,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 way:
-  description: V(rollout), V(reload) or V(restart); V(settle) if only the rest of an interrupted run was done, V(nothing) if there was none.
+  description: V(rollout), V(reload) or V(restart); V(settle) if only the rest of an interrupted run was done or what was
+    not as it has to be was reconciled, V(nothing) if there was nothing to do.
   returned: success
   type: str
 old_pids:
@@ -215,6 +245,14 @@ reason:
   returned: always
   type: str
   sample: another release
+reconciled:
+  description:
+    - What was not as it has to be around the live slot (links, owners, modes, units, the history) and is now, or would be.
+      What cannot be put right here is refused by name.
+  returned: success
+  type: list
+  elements: str
+  sample: ['/opt/shop/slots/blue/socket leads to /run/other.sock, and not to /run/shop/blue.sock']
 steps:
   description: What was done, in order, with the seconds that each step took.
   returned: when a rollout took place or was tried
@@ -245,14 +283,15 @@ import os
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
-from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
+from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError, argv
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
+from ansible_collections.steadfast.asgi.plugins.module_utils.migrations import proof, was_live
 from ansible_collections.steadfast.asgi.plugins.module_utils.releases import ReleaseError, find_release, no_such_application
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, deployer, utc
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import SLOTS, Layout, append_history, deployer, read_history, utc
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError, survive_disconnect
 
 
@@ -267,17 +306,44 @@ def find_way_back(params: dict[str, Any], layout: Layout) -> None:
         params["release"] = find_release(layout, os.path.basename(named))
 
 
-def warn(module: AnsibleModule, rollout: Rollout) -> None:
+def find_proof(params: dict[str, Any], layout: Layout) -> dict[str, Any] | None:
+    """Return the line that this host's history still lacks of the release's migrations, None where nothing is missing.
+
+    Raises RolloutError where there is no proof that they have run.
+    """
+    if not params["migrations"] or not params["release"]:
+        return None
+    release, commands = os.path.basename(params["release"]), [argv(command) for command in params["migrations"]]
+    history = read_history(layout.history)
+    if proof(history, release, commands) or (params["rollback"] and was_live(history, release)):
+        return None
+    found = proof([params["migrated"]], release, commands)
+    if not found:
+        raise RolloutError(
+            f"the migrations of release {release} (asgi_rollout_migrate) have not run, as far as this host and this run know, so it does "
+            "not go live. What is live serves on. "
+            + (
+                "It has never been live here: deploy it, or go back to one that was."
+                if params["rollback"]
+                else "Run the whole play, without --start-at-task and the like."
+            )
+        )
+    return found
+
+
+def warn(module: Module, rollout: Rollout) -> None:
     for warning in rollout.warnings:
         module.warn(warning)
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "app": {"type": "str", "required": True},
             "release": {"type": "path"},
             "rollback": {"type": "bool", "default": False},
+            "rollback_run": {"type": "str", "default": ""},
+            "run": {"type": "str", "default": ""},
             "strategy": {"type": "str", "choices": ["auto", "reload", "rollout", "restart"], "default": "auto"},
             "bake_time": {"type": "int", "default": 0},
             "check_memory": {"type": "bool", "default": True},
@@ -289,6 +355,8 @@ def main() -> None:
             "workers": {"type": "int", "default": 0},
             "boot_timeout": {"type": "int", "default": 60},
             "drain_timeout": {"type": "int", "default": 30},
+            "migrations": {"type": "list", "elements": "raw", "default": []},
+            "migrated": {"type": "dict", "default": {}},
             "before_activate": {"type": "list", "elements": "raw", "default": []},
             "after_activate": {"type": "list", "elements": "raw", "default": []},
             "command_timeout": {"type": "int", "default": 600},
@@ -303,7 +371,10 @@ def main() -> None:
             },
         },
         supports_check_mode=True,
+        mutually_exclusive=[("release", "rollback_run")],
     )
+    if module.params["rollback_run"] and not module.params["rollback"]:
+        module.fail_json(msg=f"rollback_run is {module.params['rollback_run']}, but rollback is false. Set rollback to true.")
     # Directories and links are for the application's user to read, whatever the host's default is.
     os.umask(0o022)
     layout = Layout(module.params["app"])
@@ -316,12 +387,16 @@ def main() -> None:
     release = module.params["release"]
     try:
         if module.check_mode:
-            module.exit_json(**rollout.preview())
+            foretold = rollout.preview()
+            warn(module, rollout)
+            module.exit_json(**foretold)
+        migrated = find_proof(module.params, layout)
         if not os.path.isfile(f"{layout.next}/service"):
             unknown = no_such_application(layout) or f"there is no {layout.next}/service on this host"
             raise RolloutError(f"{unknown}. Apply the role asgi_service first.")
         for slot in SLOTS:
-            os.makedirs(f"{layout.slots}/{slot}", mode=0o755, exist_ok=True)
+            if not os.path.lexists(f"{layout.slots}/{slot}"):
+                os.makedirs(f"{layout.slots}/{slot}", mode=0o755)
         survive_disconnect()
         note = {
             "pid": os.getpid(),
@@ -330,6 +405,8 @@ def main() -> None:
             "release": os.path.basename(release or ""),
         }
         with locked(layout.lock, module.params["lock_timeout"], note):
+            if migrated:
+                append_history(layout.history, migrated)
             result = rollout.run()
     except RolloutError as error:
         warn(module, rollout)

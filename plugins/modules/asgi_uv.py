@@ -94,9 +94,9 @@ import re
 import shutil
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
 
 PROGRAMS = ("uv", "uvx")
@@ -131,7 +131,7 @@ def requirement(version: str, hashes: list[str]) -> str:
 class Installation:
     """One version of uv on this host."""
 
-    def __init__(self, module: AnsibleModule) -> None:
+    def __init__(self, module: Module) -> None:
         self.module = module
         self.params: dict[str, Any] = module.params
         self.version: str = self.params["version"]
@@ -199,7 +199,7 @@ class Installation:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "version": {"type": "str", "required": True},
             "root": {"type": "path", "default": "/opt/uv"},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -75,3 +78,14 @@ def issue() -> Callable[[Path], None]:
         (folder / "privkey.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pki() -> ModuleType:
+    """What makes the certificates of the role's scenario."""
+    spec = importlib.util.spec_from_file_location("asgi_pki", ROOT / "roles/asgi_certificate/molecule/default/pki.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["asgi_pki"] = module
+    spec.loader.exec_module(module)
+    return module

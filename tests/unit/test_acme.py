@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import signal
 import socketserver
 import subprocess
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from cryptography.x509.oid import NameOID
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/asgi_certificate"
 PROGRAM = ROLE / "files/asgi_acme.py"
+LIBRARY = ROLE.parents[1] / "plugins/module_utils"
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DIRECTORY = "https://acme.example/directory"
 
@@ -39,7 +40,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The program, with everything below a temporary directory."""
     spec = importlib.util.spec_from_file_location("asgi_acme", PROGRAM)
     assert spec is not None and spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
+    module: Any = importlib.util.module_from_spec(spec)
     # The folder is the role's: what lies there is copied to hosts.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     # Its dataclasses look themselves up there.
@@ -49,6 +50,9 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, path in places.items():
         setattr(module, name, tmp_path / path)
     (tmp_path / "root/acme").mkdir(parents=True)
+    module.certificate = module.load_library(LIBRARY, "certificate")
+    module.locks = module.load_library(LIBRARY, "locks")
+    module.certificate.RELOADED = tmp_path / "reloaded"
     yield module
 
 
@@ -73,6 +77,103 @@ def config(acme: Any) -> Callable[..., Any]:
         return acme.Config(**(given | changes))
 
     return make
+
+
+BAD_CERTBOT = """#!/bin/sh
+# Brings what it was told to bring, as a certbot would that has a fault or an authority with one.
+while [ $# -gt 0 ]; do
+    case "$1" in --fullchain-path) fullchain=$2 ;; esac
+    shift
+done
+cp {brings}/fullchain.pem "$fullchain"
+cp {brings}/privkey.pem "$(dirname "$fullchain")/privkey.pem"
+"""
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_whatever_certbot_brings(acme: Any, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pki: Any, fine: bool) -> None:
+    """What must not be live changes nothing; what is only unusual is taken."""
+    brings = tmp_path / "brings"
+    brings.mkdir()
+    (tmp_path / "certbot").write_text(BAD_CERTBOT.format(brings=brings), encoding="ascii")
+    (tmp_path / "certbot").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(acme.certificate, "nginx", lambda: "")
+    given = config(names=["given.example.org"], challenge="dns-01")
+    place = acme.certificate.Place(acme.ROOT, "shop")
+    cases = {name: case for name, case in pki.cases().items() if fine != bool(case.said)}
+    good = pki.cases()["fine"]
+    acme.certificate.put_into_service(place, acme.certificate.store(place, good.chain, good.key), [])
+    for name, case in cases.items():
+        (brings / "fullchain.pem").write_bytes(case.chain)
+        (brings / "privkey.pem").write_bytes(case.key)
+        before = sorted(os.listdir(place.path)), place.live
+        if not fine:
+            with pytest.raises(acme.AcmeError, match=r"not put into service|no certificate that can be read"):
+                acme.issue(given, given.names)
+            assert (sorted(os.listdir(place.path)), place.live) == before, name
+            assert acme.certificate.is_live(place, good.chain, good.key)
+        else:
+            acme.issue(given, given.names)
+            assert acme.bring_to_services(given) == []
+            assert acme.certificate.is_live(place, case.chain, case.key), name
+            assert sorted(os.listdir(place.path)) == [place.live, "fullchain.pem", "live", "privkey.pem"]
+    assert len(cases) >= (15 if fine else 50)
+
+
+@pytest.fixture
+def followed(acme: Any, tmp_path: Path) -> Any:
+    """A certificate that another tool keeps up to date on the host."""
+    return acme.Followed("shop", ["DNS:given.example.org"], str(tmp_path / "theirs.pem"), str(tmp_path / "theirs-key.pem"), [])
+
+
+def test_what_another_tool_renews_is_taken_over_if_it_can_be_used(
+    acme: Any, followed: Any, monkeypatch: pytest.MonkeyPatch, pki: Any
+) -> None:
+    monkeypatch.setattr(acme.certificate, "nginx", lambda: "")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    place = acme.certificate.Place(acme.ROOT, "shop")
+    good, cases = pki.cases()["fine"], pki.cases()
+    for case in (good, cases["fine: RSA"]):
+        Path(followed.chain).write_bytes(case.chain)
+        Path(followed.key).write_bytes(case.key)
+        assert acme.follow(followed) == ""
+        assert acme.certificate.is_live(place, case.chain, case.key)
+        live = place.live
+        assert acme.follow(followed) == ""
+        assert place.live == live, "nothing has changed"
+    for name, bad in cases.items():
+        if bad.said:
+            Path(followed.chain).write_bytes(bad.chain)
+            Path(followed.key).write_bytes(bad.key)
+            assert acme.follow(followed).startswith("shop: "), name
+            assert place.live == live
+            assert sorted(os.listdir(place.path)) == [live, "fullchain.pem", "live", "privkey.pem"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "FIFO", "device"])
+def test_what_another_tool_leaves_is_read_if_it_is_a_file(acme: Any, followed: Any, pki: Any, kind: str) -> None:
+    good = pki.cases()["fine"]
+    Path(followed.key).write_bytes(good.key)
+    if kind == "directory":
+        Path(followed.chain).mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(followed.chain)
+    elif kind == "device":
+        Path(followed.chain).symlink_to("/dev/zero")
+    said = acme.follow(followed)
+    assert "cannot be read: No such file" in said if kind == "missing" else "is not a regular file" in said
+
+
+def test_one_name_keeps_no_other_from_being_renewed(acme: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (acme.ACME / "a.json").write_text("{", encoding="ascii")
+    (acme.ACME / "b.json").write_text("{}", encoding="ascii")
+    (acme.ACME / "c.json").write_text('{"name": "c", "names": [], "chain": "/no", "key": "/no", "services": []}', encoding="ascii")
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    assert acme.main(["renew"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:3] for line in lines] == ["a: ", "b: ", "c: "]
+    assert acme.LOCK.stat().st_mode & 0o777 == 0o600
 
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -175,9 +276,9 @@ def test_due(acme: Any, folder: Any, lives: float, renew_before: int, after: flo
 @pytest.mark.parametrize(
     ("made", "names", "wrong"),
     [
-        ({"names": ("a.example",)}, ["shop.example", "b.example"], "it lacks b.example, shop.example"),
-        ({"other_key": ec.generate_private_key(ec.SECP256R1())}, ["shop.example"], "do not belong together"),
-        ({"days": 0.5}, ["shop.example"], "it is valid from"),
+        ({"names": ("a.example",)}, ["shop.example", "b.example"], "has dns:shop.example, dns:b.example, but the certificate in"),
+        ({"other_key": ec.generate_private_key(ec.SECP256R1())}, ["shop.example"], "is not the key of the first certificate"),
+        ({"days": 0.5}, ["shop.example"], "expired at"),
     ],
 )
 def test_what_certbot_brings_is_judged(
@@ -282,7 +383,7 @@ def test_lost_accounts_are_recognized(acme: Any, said: str) -> None:
 NGINX = """#!/bin/sh
 # Refuses what is in the file `refused`, as nginx refuses a pair that it cannot load.
 if [ "$(readlink {place}/live)" = "$(cat {place}/refused)" ] || [ "$(cat {place}/refused)" = all ]; then
-    echo "nginx: [emerg] cannot load certificate" >&2
+    echo "nginx: [emerg] cannot load certificate {place}/fullchain.pem" >&2
     exit 1
 fi
 """
@@ -290,7 +391,7 @@ fi
 
 @pytest.mark.parametrize(("refused", "live"), [("", "2"), ("2", "1"), ("all", "2")])
 def test_a_pair_that_nginx_refuses_goes_back(
-    acme: Any, config: Any, folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, live: str
+    acme: Any, folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, live: str
 ) -> None:
     place = folder().parent
     (place / "2").mkdir()
@@ -300,17 +401,19 @@ def test_a_pair_that_nginx_refuses_goes_back(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     if live == "1":
         with pytest.raises(acme.AcmeError, match="cannot load certificate"):
-            acme.put_into_service(config(), place / "2")
+            acme.put_into_service("shop", place / "2")
     else:
-        # Where it refuses the old one as well, it is not for the certificate.
-        acme.put_into_service(config(), place / "2")
-        assert not (place / "1").exists()
+        # Where it refuses the old one as well, the new one is no worse.
+        acme.put_into_service("shop", place / "2")
+        assert (place / "reload-due").read_text() == "1"
+    # Until what uses it has been reloaded.
+    assert (place / "1").exists()
     assert (place / "live").readlink() == Path(live)
     assert (place / "fullchain.pem").readlink() == Path("live/fullchain.pem")
 
 
 class Nginx:
-    """Processes that look like a master and its workers: what the program sees of nginx is in /proc."""
+    """Processes that look like a master and its workers, of which systemd tells the program the titles."""
 
     WORKER = "nginx: worker process"
     LEAVING = "nginx: worker process is shutting down"
@@ -351,12 +454,18 @@ class Nginx:
 
 
 @pytest.fixture
-def nginx(acme: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nginx]:
+def nginx(acme: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nginx]:
     nginx = Nginx()
-    monkeypatch.setattr(acme, "RELOADED", tmp_path / "reloaded")
-    monkeypatch.setattr(acme, "nginx_refuses", lambda: "")
-    # systemd tells who the master is; the reload itself only sends a signal, and is over at once.
-    monkeypatch.setattr(acme, "run", lambda *command: subprocess.CompletedProcess(command, 0, stdout=f"{nginx.master}\n", stderr=""))
+    monkeypatch.setattr(acme.certificate, "nginx_refuses", lambda: "")
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        # As systemd shows them. The reload itself only sends a signal, and is over at once. Newer versions quote the titles.
+        tree = [f"             ├─{pid} {title.removesuffix('60 ').rstrip()}" for pid, title in nginx.children().items()]
+        quoted = [re.sub(r"(nginx: .*)", r'"\1"', line) for line in tree[::2]]
+        stdout = "\n".join(["● nginx.service", *quoted, *tree[1::2]]) if command[1] == "status" else ""
+        return subprocess.CompletedProcess(command, 0, stdout=stdout, stderr="")
+
+    monkeypatch.setattr(acme.certificate, "_run", run)
     yield nginx
     nginx.stop()
 
@@ -377,13 +486,13 @@ def each_time(acme: Any, monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], An
         monotonic = staticmethod(lambda: clock.now)
         sleep = staticmethod(wait)
 
-    monkeypatch.setattr(acme, "time", clock)
+    monkeypatch.setattr(acme.certificate, "time", clock)
     return happened
 
 
 def test_a_worker_that_leaves_accepts_no_more(acme: Any, nginx: Nginx) -> None:
     old, new = nginx.begin(Nginx.LEAVING), nginx.begin(Nginx.WORKER)
-    assert acme.workers(nginx.master) == {new}
+    assert acme.certificate.workers() == {new}
     assert old in nginx.children()
 
 
@@ -406,7 +515,7 @@ def test_reload_waits_until_no_old_worker_accepts(acme: Any, nginx: Nginx, monke
     acme.reload_nginx()
     assert happened == [0, 1, 2]
     # Whatever has changed since it was begun is newer than it.
-    assert acme.RELOADED.stat().st_mtime == 1000
+    assert acme.certificate.RELOADED.stat().st_mtime == 1000
 
 
 def test_reload_that_nginx_did_not_take_is_told(acme: Any, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +523,7 @@ def test_reload_that_nginx_did_not_take_is_told(acme: Any, nginx: Nginx, monkeyp
     each_time(acme, monkeypatch)
     with pytest.raises(acme.AcmeError, match="did not take its configuration"):
         acme.reload_nginx()
-    assert not acme.RELOADED.exists()
+    assert not acme.certificate.RELOADED.exists()
 
 
 def test_challenges_are_answered_where_nothing_listens(acme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,10 +676,10 @@ def services(acme: Any, monkeypatch: pytest.MonkeyPatch) -> Services:
 
     def reload_nginx() -> None:
         if not found.reload("nginx"):
-            raise acme.AcmeError("nginx refuses its configuration")
+            raise acme.certificate.CertificateError("nginx refuses its configuration")
 
-    monkeypatch.setattr(acme, "run", found.run)
-    monkeypatch.setattr(acme, "reload_nginx", reload_nginx)
+    monkeypatch.setattr(acme.certificate, "_run", found.run)
+    monkeypatch.setattr(acme.certificate, "reload_nginx", reload_nginx)
     return found
 
 
@@ -586,23 +695,21 @@ ALL = ["nginx", "shop-tls", "mail", "old"]
     ],
 )
 def test_one_that_cannot_be_reloaded_keeps_no_other_from_it(
-    acme: Any, config: Any, services: Services, broken: tuple[str, ...], said: list[str]
+    acme: Any, services: Services, broken: tuple[str, ...], said: list[str]
 ) -> None:
     services.broken, services.stopped = broken, ("old",)
-    assert acme.reload_services(config(services=ALL)) == said
+    assert acme.certificate.reload_services(ALL) == said
     assert services.reloaded == ["nginx", "shop-tls", "mail"]
 
 
-def test_one_that_takes_too_long_to_reload_keeps_no_other_from_it(
-    acme: Any, config: Any, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_takes_too_long_to_reload_keeps_no_other_from_it(acme: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         if command[1:] == ("reload", "--", "shop-tls"):
-            raise acme.AcmeError("systemctl took longer than 600 seconds and was ended")
+            raise acme.certificate.CertificateError("systemctl took longer than 600 seconds and was ended")
         return services.run(*command)
 
-    monkeypatch.setattr(acme, "run", run)
-    assert acme.reload_services(config(services=ALL)) == ["systemctl took longer than 600 seconds and was ended"]
+    monkeypatch.setattr(acme.certificate, "_run", run)
+    assert acme.certificate.reload_services(ALL) == ["systemctl took longer than 600 seconds and was ended"]
     assert services.reloaded == ["nginx", "mail", "old"]
 
 
@@ -618,6 +725,7 @@ def test_services_are_reloaded_until_all_of_them_have_been(
         if down:
             raise acme.AcmeError("the authority is down")
         issued.append(day)
+        (place / "reload-due").write_text("1")
 
     def renewed() -> tuple[str, list[str]]:
         services.reloaded.clear()
@@ -644,20 +752,21 @@ def test_services_are_reloaded_until_all_of_them_have_been(
 
 
 def test_the_next_pair_is_told_once(acme: Any, config: Any, folder: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder(days=90)
-    monkeypatch.setattr(acme, "issue", lambda _config, _names: None)
+    place = folder(days=90).parent
+    monkeypatch.setattr(acme, "issue", lambda _config, _names: (place / "reload-due").touch())
     monkeypatch.setattr(acme, "now", lambda: NOW + timedelta(days=70))
     services.broken = ("nginx",)
     for _run in range(2):
         assert acme.renew(config(services=["nginx"])) == "shop: nginx refuses its configuration"
 
 
-def test_what_waits_for_a_reload_is_remembered_beside_the_next_pair(
-    acme: Any, config: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_for_a_reload_is_remembered_beside_the_next_pair(acme: Any, folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder().parent
-    config().reload_due.touch()
-    (place / "2").mkdir()
-    monkeypatch.setattr(acme, "nginx_refuses", lambda: "")
-    acme.put_into_service(config(), place / "2")
-    assert config().reload_due.exists()
+    monkeypatch.setattr(acme.certificate, "nginx_refuses", lambda: "")
+    for generation in ("2", "3"):
+        (place / generation).mkdir()
+        acme.put_into_service("shop", place / generation)
+    # 2 has never been served.
+    assert (place / "reload-due").read_text() == "1"
+    acme.certificate.Place(acme.ROOT, "shop").proved()
+    assert sorted(path.name for path in place.iterdir()) == ["3", "fullchain.pem", "live", "privkey.pem"]

@@ -19,7 +19,8 @@ ROLES = sorted(path.name for path in (ROOT / "roles").glob("asgi_*"))
 
 # Set by the user for all roles together, or for the playbooks.
 SHARED = {"asgi_app", "asgi_shared", "asgi_source", "asgi_import_path", "asgi_domain"}
-SHARED |= {"asgi_hosts", "asgi_serial", "asgi_max_fail_percentage", "asgi_rollback_to", "asgi_remove", "asgi_remove_data", "asgi_command"}
+SHARED |= {"asgi_hosts", "asgi_serial", "asgi_max_fail_percentage", "asgi_rollback_to", "asgi_rollback_run"}
+SHARED |= {"asgi_remove", "asgi_remove_data", "asgi_command"}
 # Facts that a role leaves behind, a file, and what nginx calls an application named shop.
 FOUND = {"asgi_release_id", "asgi_release_path", "asgi_handover", "asgi_tls", "asgi_shop"}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import json
 import logging.config
 import runpy
 import shlex
+import subprocess
 import sys
 import threading
 import tomllib
@@ -19,6 +21,9 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+
+from ansible_collections.steadfast.asgi.plugins.filter.environment_file import environment_file
+from ansible_collections.steadfast.asgi.plugins.module_utils.sandbox import CLEAN, helper, sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +95,9 @@ def service(render: Render) -> Callable[..., dict[str, list[str]]]:
 
 Service = Callable[..., dict[str, list[str]]]
 
+# How the server is started.
+ENTRY = """:/bin/sh -ac '. "$0" && exec "$@"' /etc/shop/%i/env """
+
 # What the sandbox consists of. `false` has to leave out all of it.
 SANDBOX = {
     "ProtectSystem": ["strict"],
@@ -117,11 +125,54 @@ def test_gunicorn_runs_the_release_of_its_slot(service: Service) -> None:
     unit = service(asgi_service_workers=4)
     release = "/opt/shop/slots/%i/release"
     command = "python -m gunicorn --config /etc/shop/%i/gunicorn.conf.py shop.main:app"
-    assert unit["ExecStart"] == [f"{release}/.venv/bin/{command}"]
+    assert unit["ExecStart"] == [f"{ENTRY}{release}/.venv/bin/{command}"]
     assert unit["WorkingDirectory"] == [f"{release}/app"]
     assert unit["Type"] == ["notify"]
     assert (unit["User"], unit["Group"]) == (["shop"], ["shop"])
-    assert unit["EnvironmentFile"] == ["/etc/shop/%i/env"]
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn", "hypercorn", "granian"])
+def test_the_application_s_variables_reach_its_own_process_and_no_command_of_root_s(service: Service, server: str) -> None:
+    variables = {"LD_PRELOAD": "/var/lib/shop/x.so", "PYTHONPYCACHEPREFIX": "/var/cache/shop", "MAINPID": "1"}
+    tls = TLS if server == "gunicorn" else {}
+    unit = service(asgi_service_server=server, asgi_service_environment=variables, **tls)
+    assert not {"EnvironmentFile", "PassEnvironment"} & set(unit)
+    assert not set(variables) & {assignment.partition("=")[0] for line in unit["Environment"] for assignment in line.split()}
+    [start] = unit["ExecStart"]
+    assert start.startswith(ENTRY)
+    commands = [command for name, values in unit.items() if name.startswith("Exec") and name != "ExecStart" for command in values]
+    assert len(commands) >= 4
+    for command in commands:
+        prefix, words = command[: len(command) - len(command.lstrip("-+!:@"))], shlex.split(command.lstrip("-+!:@"))
+        if not set(prefix) & set("+!"):
+            assert words[:4] == ["/usr/bin/mkdir", "-p", "-m", "0750"], "the application's user runs it"
+        elif words[4] == "/usr/bin/python3":
+            assert words[: len(helper("shop", "boot")) - 1] == helper("shop", "boot")[:-1]
+            assert words[len(helper("shop", "boot")) - 1] in [helper("shop", name)[-1] for name in ("boot", "reload", "pair")]
+        else:
+            assert words[:5] == [*CLEAN, "/usr/bin/systemd-run"]
+            assert {f"--property={directive}" for directive in sandbox()} <= set(words)
+
+
+VALUES = ["plain", 'a "b" c', "a'b", "$HOME `id` $(id)", "two\nlines", "back\\slash\\\\", "\\\n", "tab\tend ", ""]
+VALUES += ["ü€\U0001f600\x81\x88", "%i %%", "\r\n", "#x", "~", "!!", "a=b", "\x1b[0m"]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_the_file_of_variables_reads_the_same_to_sh_as_to_systemd(tmp_path: Path, value: str) -> None:
+    """systemd starts the server with /bin/sh, which reads what the filter has written for EnvironmentFile=."""
+    file = tmp_path / "env"
+    file.write_text(environment_file({"A_VALUE": value, "Z": "last", "PATH": "/of/its/own"}), encoding="utf-8", newline="")
+    show = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+    entry = shlex.split(ENTRY.removeprefix(":"))
+    done = subprocess.run([*entry[:-1], str(file), *show], env={"KEPT": "yes"}, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert {name: found[name] for name in ("A_VALUE", "Z", "PATH", "KEPT")} == {
+        "A_VALUE": value,
+        "Z": "last",
+        "PATH": "/of/its/own",
+        "KEPT": "yes",
+    }
 
 
 def test_gunicorn_is_helped_to_find_an_object_within_another_one(service: Service) -> None:
@@ -141,7 +192,7 @@ def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
     )
     (command,) = unit["ExecStart"]
     words = command.split()
-    assert words[:3] == ["/opt/shop/slots/%i/release/.venv/bin/python", "-m", "uvicorn"]
+    assert command.startswith(f"{ENTRY}/opt/shop/slots/%i/release/.venv/bin/python -m uvicorn ")
     assert words[-1] == "asgi_entry:create"
     assert "ASGI_IMPORT_PATH=shop.main:app" in unit["Environment"]
     assert '"ASGI_FORWARDED_ALLOW_IPS=*"' in unit["Environment"]
@@ -164,7 +215,7 @@ def test_uvicorn_gets_its_options_on_the_command_line(service: Service) -> None:
 @pytest.mark.parametrize("server", ["gunicorn", "uvicorn", "hypercorn"])
 def test_a_virtual_environment_of_one_s_own_takes_the_release_s_place(service: Service, server: str) -> None:
     unit = service(asgi_service_server=server, asgi_service_virtualenv="/srv/venv", asgi_service_directory="/srv/code")
-    assert unit["ExecStart"][0].startswith(f"/srv/venv/bin/python -m {server} ")
+    assert unit["ExecStart"][0].startswith(f"{ENTRY}/srv/venv/bin/python -m {server} ")
     assert unit["WorkingDirectory"] == ["/srv/code"]
 
 
@@ -362,15 +413,15 @@ TLS_SOCKETS = {
 def test_a_slot_is_given_the_sockets_for_tls_and_a_certificate_before_it_starts(service: Service) -> None:
     found = service(**TLS)
     assert found["Sockets"] == ["shop@%i.socket " + " ".join(TLS_SOCKETS)]
-    [before], reloads = found["ExecStartPre"], found["ExecReload"]
-    assert before.startswith("+/usr/bin/env PYTHONPATH=/opt/shop /usr/bin/python3 -P -m lib.pair --app shop --slot %i")
+    [_, before], reloads = found["ExecStartPre"], found["ExecReload"]
+    assert shlex.split(before.removeprefix("+"))[:-1] == [*helper("shop", "pair"), "--app", "shop", "--slot", "%i"]
     assert before.endswith(" --or-keep")
     # What cannot be used is not reloaded; so it comes first, and there is nothing to keep.
     assert ["lib.pair" in line for line in reloads] == [True, False]
     assert "--or-keep" not in reloads[0]
     plain = service()
     assert "Sockets" not in plain
-    assert "ExecStartPre" not in plain
+    assert not [command for command in plain["ExecStartPre"] if "lib.pair" in command]
     assert len(plain["ExecReload"]) == 1
 
 
@@ -504,11 +555,16 @@ def test_a_server_that_keeps_ending_is_started_again_more_and_more_slowly(servic
     # What is counted is forgotten again.
     calms = [[command for command in each["ExecStartPost"] if "shop-calm-%i" in command] for each in (unit, old)]
     assert [len(commands) for commands in calms] == [1, 0]
-    assert calms[0][0].endswith(" --timer-property=BindsTo=%n /usr/bin/systemctl reset-failed %n")
+    assert calms[0][0].endswith(" /usr/bin/systemctl reset-failed %n")
+    assert " --timer-property=BindsTo=%n " in calms[0][0]
 
 
-def test_shared_directories_are_below_the_application_s(service: Service) -> None:
-    assert service(asgi_shared=["media", "a/b"])["StateDirectory"] == ["shop shop/media shop/a/b"]
+def test_shared_directories_are_made_by_the_application_s_user(service: Service) -> None:
+    """Root makes nothing in a directory that the application can write to."""
+    unit = service(asgi_shared=["media", "a/b"])
+    assert unit["StateDirectory"] == ["shop"]
+    assert unit["RuntimeDirectory"] == ["shop/%i"]
+    assert unit["ExecStartPre"] == ["/usr/bin/mkdir -p -m 0750 /run/shop/%i/metrics /var/lib/shop/media /var/lib/shop/a/b"]
 
 
 def test_uvicorn_s_limits_and_further_options_are_words_of_its_command_line(service: Service) -> None:

@@ -11,7 +11,7 @@ from testinfra import get_hosts
 
 from ansible_collections.steadfast.asgi.molecule.support import ansible
 
-EXAMPLE = Path(os.environ["STEADFAST_ROOT"]) / "examples/fastapi-app"
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples/fastapi-app"
 
 
 def test_a_failed_batch_is_the_last(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from ansible_collections.steadfast.asgi.molecule.stack.tests.test_site import ( 
 )
 from ansible_collections.steadfast.asgi.molecule.support import Client, ansible, changed, name_of, play
 
-EXAMPLE = Path(os.environ["STEADFAST_ROOT"]) / "examples/fastapi-app"
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples/fastapi-app"
 SERVERS: dict[str, dict[str, Any]] = {
     "uvicorn": {"asgi_service_server": "uvicorn"},
     "uvicorn-alone": {"asgi_service_server": "uvicorn", "asgi_service_workers": 1},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from ansible_collections.steadfast.asgi.molecule.support import ansible
 
 testinfra_hosts = ["ansible://debian13"]
 
-ROOT = Path(os.environ["STEADFAST_ROOT"])
+ROOT = Path(__file__).resolve().parents[3]
 RELEASES = "/opt/timed/releases"
 # Seconds in the module. Other things run on this machine too, so it has three chances.
 WARM, CHANGED, CHANCES = 3.0, 1.5, 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from testinfra.host import Host
 
 from ansible_collections.steadfast.asgi.molecule.support import Client
 
-STATIC = Path(os.environ["STEADFAST_ROOT"]) / "examples/fastapi-app/app/static"
+STATIC = Path(__file__).resolve().parents[3] / "examples/fastapi-app/app/static"
 HSTS = "max-age=63072000"
 
 

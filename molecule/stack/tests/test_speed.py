@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import statistics
@@ -16,7 +15,7 @@ from testinfra.host import Host
 
 from ansible_collections.steadfast.asgi.molecule.support import Client, ansible, changed, name_of, play
 
-EXAMPLE = Path(os.environ["STEADFAST_ROOT"]) / "examples/fastapi-app"
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples/fastapi-app"
 Figure = Callable[[str], None]
 
 

@@ -5,15 +5,18 @@
 
     asgi_acme.py status JSON    say what the role has to do; changes nothing
     asgi_acme.py obtain NAME    get a certificate if one is needed; the role reloads what uses it
-    asgi_acme.py renew          what the timer runs: get what is needed for every name, and reload what uses it
+    asgi_acme.py renew          what the timer's service runs: get what is needed for every name, and reload what uses it
 
-certbot speaks ACME. This program decides when, answers challenges where nothing else does, judges what certbot brings, and puts key
-and chain into service in one rename, or leaves everything as it is.
+`obtain` leaves its work to that service. What its sandbox forbids, to a hook for example, is found out at once and not in two months.
+
+certbot speaks ACME. This program decides when, answers challenges where nothing else does, has certificate.py judge what certbot
+brings, and puts key and chain into service in one rename, or leaves everything as it is. Of certificates that another tool keeps up to
+date on this host it takes over what has changed, if it can be used.
 """
 
 from __future__ import annotations
 
-import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -35,6 +38,7 @@ from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path("/etc/asgi-certificates")
@@ -43,8 +47,9 @@ WEBROOT = Path("/var/lib/asgi-acme")
 LOGS = Path("/var/log/asgi-acme")
 CHALLENGES = ".well-known/acme-challenge"
 LOCK = Path("/run/asgi-acme.lock")
-# asgi_nginx looks here for the time of the last reload.
-RELOADED = Path("/run/asgi-nginx-reloaded")
+# What the service is asked to do out of turn, NAME.wanted, and its answers, NAME.answer. certbot works here too.
+REQUESTS = Path("/run/asgi-acme")
+SERVICE = "asgi-acme.service"
 # The name comes before every other site's, so that nginx takes this one for the names in it.
 STAND_IN = Path("/etc/nginx/conf.d/00-asgi-acme.conf")
 HTTP_PORT = 80
@@ -54,6 +59,24 @@ LOST_ACCOUNT = re.compile(r"accountDoesNotExist|account (?:is not valid|has been
 
 class AcmeError(Exception):
     """No certificate, and why. What was in service still is."""
+
+
+# certificate.py and locks.py, which lie beside this program. `status` does without: it comes before there is anything on the host.
+certificate: Any = None
+locks: Any = None
+
+
+def load_library(folder: Path, name: str) -> ModuleType:
+    """Return a library that lies beside this program. By its place, since an isolated interpreter looks into no folder of a program's."""
+    path = folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"asgi_acme_{name}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise AcmeError(f"{path} is missing; run the role asgi_certificate")
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look themselves up there.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
@@ -81,11 +104,6 @@ class Config:
         return ROOT / self.name
 
     @property
-    def reload_due(self) -> Path:
-        """Is there from a renewal on until everything that uses the certificate has been reloaded."""
-        return self.place / "reload-due"
-
-    @property
     def account(self) -> Path:
         """Where certbot keeps the account: one for each server, for all names."""
         return ACME / "accounts" / re.sub(r"[^A-Za-z0-9.]+", "-", self.directory.removeprefix("https://"))
@@ -93,6 +111,17 @@ class Config:
     @property
     def eab(self) -> Path:
         return ACME / f"{self.name}.eab.ini"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What another tool keeps up to date on this host, as the role writes it."""
+
+    name: str
+    names: list[str]
+    chain: str
+    key: str
+    services: list[str]
 
 
 @dataclass(frozen=True)
@@ -141,6 +170,8 @@ def read_pair(folder: Path) -> Pair | None:
         wrong = "key and certificate do not belong together"
     elif any(child.issuer != parent.subject for child, parent in pairwise(chain)):
         wrong = "the chain is not in order"
+    else:
+        wrong = openssl_refuses(folder)
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = frozenset(alternative.get_values_for_type(x509.DNSName))
@@ -158,6 +189,15 @@ def read_pair(folder: Path) -> Pair | None:
         wrong=wrong,
         directory=directory,
     )
+
+
+def openssl_refuses(folder: Path) -> str:
+    """Say why OpenSSL cannot load what is in a folder, which a reader that is more lenient may be able to read."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / "fullchain.pem", folder / "privkey.pem", password="")
+    except (OSError, ValueError) as error:
+        return f"OpenSSL cannot load it: {error}"
+    return ""
 
 
 def reason_for(config: Config, pair: Pair | None, now: datetime) -> str:
@@ -211,7 +251,7 @@ class Listener(ThreadingHTTPServer):
     """Both kinds of addresses, where the kernel has both."""
 
     daemon_threads = True
-    address_family = socket.AF_INET6 if os.path.exists("/proc/net/if_inet6") else socket.AF_INET
+    address_family = socket.AF_INET6 if os.path.exists("/proc/self/net/if_inet6") else socket.AF_INET
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
@@ -282,7 +322,7 @@ def nginx_runs() -> bool:
 
 def stand_in(names: list[str]) -> str:
     """A site for names that nginx does not know, or sends on to HTTPS before it could answer a challenge."""
-    ipv6 = f"    listen [::]:{HTTP_PORT};\n" if os.path.exists("/proc/net/if_inet6") else ""
+    ipv6 = f"    listen [::]:{HTTP_PORT};\n" if os.path.exists("/proc/self/net/if_inet6") else ""
     return (
         "# Written by asgi_acme.py for as long as it takes to get a certificate.\n"
         f"server {{\n    listen {HTTP_PORT};\n{ipv6}    server_name {' '.join(names)};\n"
@@ -301,6 +341,13 @@ def nginx_answers_for(names: list[str]) -> Iterator[None]:
     finally:
         STAND_IN.unlink()
         reload_nginx()
+
+
+def reload_nginx() -> None:
+    try:
+        certificate.reload_nginx()
+    except certificate.CertificateError as error:
+        raise AcmeError(str(error)) from None
 
 
 @contextmanager
@@ -391,47 +438,24 @@ def ask_certbot(config: Config, names: list[str], folder: Path) -> None:
 
 def judge(folder: Path, names: list[str]) -> None:
     """Raise AcmeError if what certbot brought must not be put into service."""
-    pair = read_pair(folder)
-    if pair is None:
-        raise AcmeError("certbot said that all is well, but brought no certificate that can be read")
-    missing = set(names) - pair.names
-    if pair.wrong or missing or not pair.begin <= now() < pair.end:
-        wrong = pair.wrong or (f"it lacks {', '.join(sorted(missing))}" if missing else f"it is valid from {pair.begin} to {pair.end}")
+    try:
+        chain, key = certificate.read(folder / "fullchain.pem"), certificate.read(folder / "privkey.pem")
+    except certificate.CertificateError as error:
+        raise AcmeError(f"certbot said that all is well, but brought no certificate that can be read: {error}") from None
+    labels = certificate.Labels("The chain", "The key", "asgi_certificate_names")
+    found = certificate.judge(chain, key, [f"DNS:{name}" for name in names], labels=labels, now=now())
+    if wrong := "\n".join(found.problems) or certificate.nginx_objects(chain, key):
         raise AcmeError(f"the new certificate is not put into service: {wrong}")
+    for said in found.warnings:
+        say(said)
 
 
-def point(link: Path, target: str) -> None:
-    """Make `link` point to `target` in one rename."""
-    temporary = link.with_name(f".asgi-{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
-
-
-def nginx_refuses() -> str:
-    """What `nginx -t` has against the configuration; nothing if all is well, or if there is no nginx."""
-    if shutil.which("nginx") is None:
-        return ""
-    done = run("nginx", "-t")
-    return "" if done.returncode == 0 else done.stderr.strip()
-
-
-def put_into_service(config: Config, folder: Path) -> None:
+def put_into_service(name: str, folder: Path) -> None:
     """Make the folder the live one. If nginx accepts its configuration without it and not with it, the old one comes back."""
-    live = config.place / "live"
-    before = os.readlink(live) if live.is_symlink() else ""
-    point(live, folder.name)
-    for file in ("fullchain.pem", "privkey.pem"):
-        point(config.place / file, f"live/{file}")
-    if before and (refusal := nginx_refuses()):
-        point(live, before)
-        if not nginx_refuses():
-            raise AcmeError(f"nginx does not accept the new certificate, so the old one stays:\n{refusal}")
-        # It is not for the certificate.
-        point(live, folder.name)
-    for other in config.place.iterdir():
-        if other.is_dir() and not other.is_symlink() and other.name != folder.name:
-            shutil.rmtree(other)
+    try:
+        certificate.Place(ROOT, name).switch(folder.name)
+    except certificate.CertificateError as error:
+        raise AcmeError(str(error)) from None
 
 
 def issue(config: Config, names: list[str]) -> None:
@@ -449,80 +473,66 @@ def issue(config: Config, names: list[str]) -> None:
             (folder / file).unlink(missing_ok=True)
         (folder / "fullchain.pem").chmod(0o644)
         (folder / "issued.json").write_text(json.dumps({"directory": config.directory}), encoding="utf-8")
+        for file in folder.iterdir():
+            certificate.sync(file)
+        certificate.sync(folder)
         judge(folder, names)
-        put_into_service(config, folder)
+        put_into_service(config.name, folder)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if certificate.Place(ROOT, config.name).live != folder.name:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 # Services
 
 
-def workers(master: str) -> set[str]:
-    """Return the processes of nginx's that accept connections: one that has been told to leave says so in its title."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with suppress(OSError):
-            mine = re.search(rf"^PPid:\s*{master}$", status.read_text(), re.MULTILINE)
-            if mine and b"shutting down" not in (status.parent / "cmdline").read_bytes():
-                found.add(status.parent.name)
-    return found
+def bring_to_services(config: Config | Followed) -> list[str]:
+    """Reload what uses a renewed certificate; returns what went wrong. The next runs try again until nothing does.
 
-
-def reload_nginx() -> None:
-    """Reload, and see that new workers alone accept. Raises AcmeError: `systemctl reload` does not tell, and is over before that."""
-    if refusal := nginx_refuses():
-        raise AcmeError(f"nginx is not reloaded, because it refuses its configuration:\n{refusal}")
-    master = run("systemctl", "show", "--property=MainPID", "--value", "nginx").stdout.strip()
-    before, started = workers(master), time.time()
-    done = run("systemctl", "reload", "nginx")
-    deadline = time.monotonic() + 15
-    while done.returncode == 0 and time.monotonic() < deadline:
-        now = workers(master)
-        if now and not now & before:
-            RELOADED.touch()
-            os.utime(RELOADED, (started, started))
-            return
-        time.sleep(0.1)
-    raise AcmeError(f"nginx did not take its configuration when it was reloaded; see its error log. {done.stderr.strip()}")
-
-
-def reload_service(service: str) -> None:
-    if run("systemctl", "is-active", "--quiet", "--", service).returncode != 0:
-        return
-    if service in ("nginx", "nginx.service"):
-        reload_nginx()
-    elif (done := run("systemctl", "reload", "--", service)).returncode != 0:
-        raise AcmeError(f"{service} could not be reloaded: {done.stderr.strip()}")
-
-
-def reload_services(config: Config) -> list[str]:
-    """Reload all that are running, also if one of them cannot be; returns what went wrong."""
-    wrong = []
-    for service in config.services:
-        try:
-            reload_service(service)
-        except AcmeError as error:
-            wrong.append(str(error))
-    return wrong
-
-
-def bring_to_services(config: Config) -> list[str]:
-    """Reload what uses a renewed certificate; returns what went wrong. The next runs try again until nothing does."""
-    # First, so that a run that is killed is remembered too.
-    config.reload_due.touch()
-    wrong = reload_services(config)
+    What was live before stays on the host until then.
+    """
+    wrong: list[str] = certificate.reload_services(config.services)
     if not wrong:
-        config.reload_due.unlink()
+        certificate.Place(ROOT, config.name).proved()
     return wrong
+
+
+def due(name: str) -> bool:
+    """Whether something that uses the certificate has not been reloaded since it came."""
+    return bool(certificate.Place(ROOT, name).due)
+
+
+def follow(config: Followed) -> str:
+    """Take over what another tool has renewed, if it can be used; returns what went wrong."""
+    place = certificate.Place(ROOT, config.name)
+    try:
+        for patience in (1.0, 1.0, 0.0):
+            chain, key = certificate.read(config.chain), certificate.read(config.key)
+            if certificate.is_live(place, chain, key):
+                if due(config.name):
+                    certificate.put_into_service(place, place.live, config.services)
+                return ""
+            found = certificate.judge(chain, key, config.names, labels=certificate.Labels(config.chain, config.key), now=now())
+            wrong = found.problems or [said for said in [certificate.nginx_objects(chain, key)] if said]
+            if not found.mismatch:
+                break
+            # The chain may have been read before a renewal, and the key after it.
+            time.sleep(patience)
+        if wrong:
+            return f"{config.name}: what is live stays, since the new certificate cannot be used: " + "\n".join(wrong)
+        certificate.put_into_service(place, certificate.store(place, chain, key), config.services)
+    except (certificate.CertificateError, OSError) as error:
+        return f"{config.name}: the new certificate of {config.chain}: {error}"
+    return ""
 
 
 # Commands
 
 
-def load(name: str) -> Config:
-    return Config(**json.loads((ACME / f"{name}.json").read_text(encoding="utf-8")))
+def load(name: str) -> Config | Followed:
+    given = json.loads((ACME / f"{name}.json").read_text(encoding="utf-8"))
+    return Followed(**given) if "chain" in given else Config(**given)
 
 
 def status(config: Config) -> dict[str, Any]:
@@ -537,6 +547,8 @@ def status(config: Config) -> dict[str, Any]:
         told["needed"] = reason_for(config, pair, now())
         if pair and not told["needed"] and pair.due(config.renew_before, now()):
             told["needed"] = f"it ends at {pair.end:%Y-%m-%d %H:%M}"
+        if not told["needed"] and (config.place / "reload-due").exists():
+            told["needed"] = "what uses it has not been reloaded"
     return told
 
 
@@ -544,19 +556,22 @@ def obtain(config: Config) -> dict[str, Any]:
     """Get a certificate if one is needed. One that is only due may stay until the timer's next try: that is told as a warning."""
     pair = read_pair(config.place / "live")
     needed = reason_for(config, pair, now())
-    due = pair is not None and pair.due(config.renew_before, now())
-    if not needed and not due:
+    ends = pair is not None and pair.due(config.renew_before, now())
+    if needed or ends:
+        try:
+            issue(config, config.names)
+        except AcmeError as error:
+            if needed or pair is None:
+                raise
+            return {"changed": False, "warning": f"The certificate ends at {pair.end:%Y-%m-%d %H:%M} UTC. {error}"}
+    elif not due(config.name):
         return {"changed": False, "warning": ""}
-    try:
-        issue(config, config.names)
-    except AcmeError as error:
-        if needed or pair is None:
-            raise
-        return {"changed": False, "warning": f"The certificate ends at {pair.end:%Y-%m-%d %H:%M} UTC. {error}"}
+    if wrong := bring_to_services(config):
+        raise AcmeError("The certificate is live, but not yet in service, and the next run tries again:\n" + "\n".join(wrong))
     return {"changed": True, "warning": ""}
 
 
-def replace(config: Config, pair: Pair | None, due: bool) -> tuple[bool, list[str]]:
+def replace(config: Config, pair: Pair | None, ends: bool) -> tuple[bool, list[str]]:
     """Get another pair, for fewer names if there is no other way; returns whether there is one now, and what went wrong."""
     try:
         issue(config, config.names)
@@ -564,7 +579,7 @@ def replace(config: Config, pair: Pair | None, due: bool) -> tuple[bool, list[st
     except AcmeError as error:
         wrong = [str(error)]
     kept = [name for name in config.names if pair is not None and name in pair.names]
-    if not due or not kept or len(kept) == len(config.names):
+    if not ends or not kept or len(kept) == len(config.names):
         return False, wrong
     # A name that cannot be had must not take those with it that have been served up to now.
     say(f"{config.name}: renewing for {', '.join(kept)} alone")
@@ -579,13 +594,66 @@ def renew(config: Config) -> str:
     """Get what is needed and reload what uses it; returns what went wrong."""
     # What is live is not due any more, and still nobody may serve it: a service could not be reloaded when it came. Before anything
     # else, since getting the next one may fail.
-    wrong = bring_to_services(config) if config.reload_due.exists() else []
+    wrong = bring_to_services(config) if due(config.name) else []
     pair = read_pair(config.place / "live")
-    due = pair is not None and pair.due(config.renew_before, now())
-    if reason_for(config, pair, now()) or due:
-        there_is, said = replace(config, pair, due)
+    ends = pair is not None and pair.due(config.renew_before, now())
+    if reason_for(config, pair, now()) or ends:
+        there_is, said = replace(config, pair, ends)
         wrong = said + (bring_to_services(config) if there_is else wrong)
     return "\n".join(f"{config.name}: {text}" for text in wrong)
+
+
+def ask_the_service(name: str) -> int:
+    """Have the service do what `obtain` is to do, and say what it said."""
+    REQUESTS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    wanted, answer = REQUESTS / f"{name}.wanted", REQUESTS / f"{name}.answer"
+    answer.unlink(missing_ok=True)
+    wanted.touch()
+    try:
+        # A run of the timer's may be on its way and have looked for requests already. To start it is to wait for it.
+        for _ in range(2):
+            done = subprocess.run(["systemctl", "start", SERVICE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if answer.exists():
+                break
+        else:
+            say(f"{SERVICE} did not do it: {done.stderr.strip() or 'it has left no answer'} See journalctl --unit={SERVICE}.")
+            return 1
+        told = json.loads(answer.read_text(encoding="utf-8"))
+    finally:
+        wanted.unlink(missing_ok=True)
+        answer.unlink(missing_ok=True)
+    if told["wrong"]:
+        say(told["wrong"])
+        return 1
+    print(json.dumps(told["result"]))
+    return 0
+
+
+def serve(wanted: Path) -> None:
+    """Answer one request."""
+    told: dict[str, Any] = {"wrong": "", "result": {}}
+    try:
+        told["result"] = obtain(config_of(wanted.stem))
+    except AcmeError as error:
+        told["wrong"] = str(error)
+    except Exception as error:
+        told["wrong"] = f"{type(error).__name__}: {error}"
+    temporary = wanted.with_suffix(".new")
+    temporary.write_text(json.dumps(told), encoding="utf-8")
+    temporary.replace(wanted.with_suffix(".answer"))
+    wanted.unlink(missing_ok=True)
+
+
+def work() -> list[str]:
+    """Do what was asked for, or else what is due; returns what went wrong with the latter."""
+    # From a run that was killed.
+    STAND_IN.unlink(missing_ok=True)
+    if requests := sorted(REQUESTS.glob("*.wanted")):
+        for wanted in requests:
+            serve(wanted)
+        # Who has asked reports what went wrong. The service has not failed, so nobody is alarmed (OnFailure=).
+        return []
+    return [said for path in sorted(ACME.glob("*.json")) if (said := keep_up(path.stem))]
 
 
 def main(arguments: list[str]) -> int:
@@ -593,23 +661,38 @@ def main(arguments: list[str]) -> int:
     if command == "status":
         print(json.dumps(status(Config(**json.loads(rest[0])))))
         return 0
+    if command == "obtain":
+        return ask_the_service(rest[0])
     os.umask(0o022)
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
-    with open(LOCK, "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # From a run that was killed.
-        STAND_IN.unlink(missing_ok=True)
-        if command == "obtain":
-            try:
-                print(json.dumps(obtain(load(rest[0]))))
-            except AcmeError as error:
-                say(str(error))
-                return 1
-            return 0
-        wrong = [said for path in sorted(ACME.glob("*.json")) if (said := renew(load(path.stem)))]
+    global certificate, locks
+    folder = Path(__file__).resolve().parent
+    certificate = certificate or load_library(folder, "certificate")
+    locks = locks or load_library(folder, "locks")
+    try:
+        with locks.locked(str(LOCK), 3600, {"pid": os.getpid()}, what="another run of asgi_acme.py", remedy="Look at that process"):
+            wrong = work()
+    except locks.LockedError as error:
+        wrong = [str(error)]
     for said in wrong:
         say(said)
     return 1 if wrong else 0
+
+
+def config_of(name: str) -> Config:
+    config = load(name)
+    if isinstance(config, Followed):
+        raise AcmeError(f"{name} does not come by ACME")
+    return config
+
+
+def keep_up(name: str) -> str:
+    """Do what the timer is there for; returns what went wrong. One name must keep no other from it."""
+    try:
+        config = load(name)
+        return follow(config) if isinstance(config, Followed) else renew(config)
+    except Exception as error:
+        return f"{name}: {type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

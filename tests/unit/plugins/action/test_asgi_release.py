@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ansible.constants
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible.parsing.dataloader import DataLoader
 
-from ansible_collections.steadfast.asgi.plugins.action.asgi_release import ActionModule, at_one_commit
+from ansible_collections.steadfast.asgi.plugins.action.asgi_release import ActionModule
 
 LOCK = '[[package]]\nname = "fastapi"\n\n[[package]]\nname = "shared-app"\n'
 
@@ -32,10 +33,14 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def inspect(source: Path) -> Inspect:
+def inspect(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inspect:
     """Run the action as a task with inspect=true would. It has nothing to connect to, so it must not try."""
 
+    runs = iter(range(1000))
+
     def run(**arguments: Any) -> dict[str, Any]:
+        # Each is a run of its own.
+        monkeypatch.setattr(ansible.constants, "DEFAULT_LOCAL_TMP", str(tmp_path / f"run-{next(runs)}"))
         given = {
             "source": str(source),
             "releases": "/opt/shop/releases",
@@ -139,16 +144,6 @@ def test_a_repository_gives_its_commit_to_the_id(inspect: Inspect, source: Path,
     assert inspect(source=url)["id"] != inspect(source=url, python="3.13")["id"]
     with pytest.raises(AnsibleActionFail, match="defines no 'nothing'"):
         inspect(source=url, import_path="app.main:nothing")
-
-
-def test_every_host_takes_the_commit_that_the_first_one_found() -> None:
-    branch, other = "git+https://example.org/shop.git@main", "git+https://example.org/other.git@main"
-    found = {"second": {"__asgi_release_commits": {branch: f"{branch}2"}}, "third": {"__asgi_release_commits": {branch: f"{branch}3"}}}
-    told = {"ansible_play_hosts_all": ["first", "second", "third", "fourth"], "hostvars": {"first": {}, "fourth": {}, **found}}
-    assert at_one_commit(branch, told) == f"{branch}2"
-    assert at_one_commit(other, told) == other
-    assert at_one_commit("/srv/shop", told) == "/srv/shop"
-    assert at_one_commit(branch, {}) == branch
 
 
 @pytest.mark.parametrize("lock", ["requirements.txt", "deploy/prod.txt", "pylock.toml"])

@@ -80,6 +80,7 @@ def test_all_but_the_server_is_kept(layout: Layout, around: Surroundings) -> Non
         "",
         f"Environment=PATH={around.release}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
         "Type=oneshot",
+        "OOMScoreAdjust=1000",
         "TimeoutStartSec=600",
         f'ExecStart=:"{around.release}/.venv/bin/alembic" "upgrade" "head"',
     ]
@@ -89,6 +90,14 @@ def test_a_virtual_environment_of_one_s_own(layout: Layout, around: Surroundings
     own = SERVICE.replace("/opt/shop/slots/%i/release/.venv", f"{around.release}/.venv").replace("ExecStart=", "ExecStart=-")
     text = command_unit(own, layout, Surroundings("", "/etc/shop/blue", ""), "command-1", ["alembic"], 1)
     assert f'ExecStart=:"{around.release}/.venv/bin/alembic"' in text.splitlines()
+
+
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_a_value_of_the_unit_does_not_become_a_line_of_it(layout: Layout, around: Surroundings, end: str) -> None:
+    """Python takes more characters for the end of a line than systemd does."""
+    value = f"Environment=NAME=x{end}ExecStartPre=+/bin/false"
+    text = command_unit(SERVICE.replace("KillMode=mixed", value), layout, around, "command-1", ["alembic"], 1)
+    assert value in text.split("\n")
 
 
 def test_a_program_that_is_not_there_is_named(layout: Layout, around: Surroundings) -> None:
@@ -104,6 +113,8 @@ def test_a_program_that_is_not_there_is_named(layout: Layout, around: Surroundin
         ("100% $HOME", '"100%% $HOME"'),
         ('a "b" \\c', r'"a \"b\" \\c"'),
         ("two\nlines", r'"two\nlines"'),
+        ("x\rExecStartPre=+/bin/false", r'"x\x0dExecStartPre=+/bin/false"'),
+        ("\x0b\x0c\x1b\x7f", r'"\x0b\x0c\x1b\x7f"'),
     ],
 )
 def test_arguments_reach_the_program_as_they_are(argument: str, line: str) -> None:
@@ -192,3 +203,20 @@ def test_without_units_the_role_is_named(rooted: tuple[Layout, Surroundings, Pat
     layout, around, _ = rooted
     with pytest.raises(CommandError, match="asgi_service"):
         run_in_unit(Systemd(Recorded()), layout, Surroundings("/nowhere", around.settings, around.release), ["alembic"], 5)
+
+
+@pytest.mark.parametrize("start", ["", """:/bin/sh -ac '. "$0" && exec "$@"' /etc/shop/%i/env """])
+def test_a_command_gets_its_environment_as_the_server_does(layout: Layout, around: Surroundings, start: str) -> None:
+    """Also where a unit of an earlier version still runs."""
+    text = SERVICE.replace("ExecStart=", f"ExecStart={start}").replace(
+        "ExecStartPost", "ExecStartPre=/usr/bin/mkdir -p /run/shop/%i/metrics\nExecStartPre=+/usr/bin/env\nExecStartPost"
+    )
+    if start:
+        text = text.replace("EnvironmentFile=/etc/shop/%i/env\n", "")
+    lines = command_unit(text, layout, around, "command-1", ["env", "$HOME"], 5).splitlines()
+    [command] = [line for line in lines if line.startswith("ExecStart=")]
+    entry = start.removeprefix(":").replace("/etc/shop/%i", around.settings)
+    assert command == f'ExecStart=:{entry}"/usr/bin/env" "$HOME"'
+    assert ("EnvironmentFile=" in "".join(lines)) is not bool(start)
+    # What the application's directory lacks is made; nothing else of the server's is run.
+    assert [line for line in lines if line.startswith("ExecStartP")] == ["ExecStartPre=/usr/bin/mkdir -p /run/shop/command-1/metrics"]

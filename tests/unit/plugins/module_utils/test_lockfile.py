@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.lockfile import (
+    Pinned,
     check_requirements,
     check_uv_lock,
     format_of,
@@ -243,7 +244,8 @@ d @ https://example.org/d-1.whl --hash=sha256:dd
 def test_entries_for_other_hosts_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(FOR_MANY)
     found = pinned(str(tmp_path / "requirements.txt"), MARKERS, "", [], [])
-    assert list(map(str, found)) == ["a-b==1.0 --hash=sha256:aa --hash=sha256:bb", "d @ https://example.org/d-1.whl --hash=sha256:dd"]
+    assert found[0].argument("lock") == "a-b==1.0 --hash=sha256:aa --hash=sha256:bb"
+    assert found[1:] == [Pinned("d", "", ("sha256:dd",), "https://example.org/d-1.whl")]
 
 
 PYLOCK = """
@@ -266,7 +268,8 @@ vcs = { type = "git", url = "https://example.org/c.git", commit-id = "abc" }
 def test_a_pylock_is_read_for_the_host(tmp_path: Path) -> None:
     (tmp_path / "pylock.toml").write_text(PYLOCK)
     found = pinned(str(tmp_path / "pylock.toml"), MARKERS, "", [], [])
-    assert list(map(str, found)) == ["a==1 --hash=sha256:aa", "c @ https://example.org/c.git"]
+    assert found[0].argument("lock") == "a==1 --hash=sha256:aa"
+    assert found[1:] == [Pinned("c", "", (), "https://example.org/c.git")]
 
 
 UV_LOCK = (
@@ -332,6 +335,6 @@ def test_uv_lock_is_walked_for_the_host(tmp_path: Path) -> None:
     assert names("", ["more"], ["dev"]) == "a1 c2 d1 e1 f1 g1 h1"
     assert names("tool", [], []) == "h1"
     by_name = {each.name: each for each in pinned(str(tmp_path / "uv.lock"), MARKERS, "", [], [])}
-    assert str(by_name["a"]) == "a==1 --hash=sha256:bb --hash=sha256:aa"
+    assert by_name["a"].argument("lock") == "a==1 --hash=sha256:bb --hash=sha256:aa"
     assert by_name["h"].url.startswith("git+https://")
     assert names("nobody", [], []) == ""

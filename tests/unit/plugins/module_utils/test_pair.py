@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,52 @@ def test_what_cannot_be_used_is_not_taken(pair: Pair, tmp_path: Path, issue: Iss
     assert pair.usable()
     assert pair.renewed(), "whoever reloads is to say so"
     assert os.listdir(os.path.dirname(pair.folder)) == ["tls-blue"]
+
+
+def test_whatever_is_bad_is_not_taken(pair: Pair, tmp_path: Path, pki: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What names it has is nobody's business here, and whom it is from neither."""
+    pair.install()
+    before = Path(pair.folder, "pair.pem").read_bytes()
+    monkeypatch.setattr(Pair, "of_slot", lambda _app, _slot: pair)
+    taken, kept = set(), 0
+    for name, case in pki.cases().items():
+        (tmp_path / "host/fullchain.pem").write_bytes(case.chain)
+        (tmp_path / "host/privkey.pem").write_bytes(case.key)
+        if not case.said:
+            assert pair.install(), name
+            Path(pair.folder, "pair.pem").write_bytes(before)
+            continue
+        try:
+            pair.install()
+        except PairError:
+            assert Path(pair.folder, "pair.pem").read_bytes() == before, name
+            assert pair_module.main(["--app", "shop", "--slot", "blue", "--or-keep"]) == 0, name
+            assert Path(pair.folder, "pair.pem").read_bytes() == before, name
+            kept += 1
+        else:
+            taken.add(name)
+            Path(pair.folder, "pair.pem").write_bytes(before)
+    assert kept >= 35
+    # These a server can load, and sends as they were written. The role asgi_certificate refuses them.
+    assert taken <= {
+        "brainpool", "DSA", "gap", "issuer that is no authority", "leaf that is an authority", "leaf twice", "namesake of the issuer",
+        "no names", "only for clients", "only the intermediate", "other names", "root in the middle", "root twice", "secp256k1",
+        "signature that is wrong", "wildcard of two levels",
+        # By the security level of this OpenSSL.
+        "signed with SHA-1", "signed with MD5", "issuer signed with SHA-1",
+    }  # fmt: skip
+
+
+def test_an_expired_one_is_better_than_none(pair: Pair, tmp_path: Path, pki: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pair, "of_slot", lambda _app, _slot: pair)
+    case = pki.cases()["expired"]
+    (tmp_path / "host/fullchain.pem").write_bytes(case.chain)
+    (tmp_path / "host/privkey.pem").write_bytes(case.key)
+    with pytest.raises(PairError, match="is valid from"):
+        pair.install()
+    assert pair_module.main(["--app", "shop", "--slot", "blue"]) == 1
+    assert pair_module.main(["--app", "shop", "--slot", "blue", "--or-keep"]) == 0
+    assert pair.usable()
 
 
 def test_a_renewal_between_two_reads_is_waited_for(pair: Pair, tmp_path: Path, issue: Issue, monkeypatch: pytest.MonkeyPatch) -> None:

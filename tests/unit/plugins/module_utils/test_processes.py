@@ -408,3 +408,18 @@ def test_every_reason_is_told(inputs: Files, start: Start, venv: Path) -> None:
         "the environment changed",
         "the unit changed",
     ]
+
+
+def test_what_an_application_may_choose_to_be_read_is_bounded(tmp_path: Path) -> None:
+    """Its command line and its environment name files, and it can write both."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "deep.py").write_text("preload_app = " + "(" * 5000, encoding="utf-8")
+    (tmp_path / "nul.py").write_bytes(b"preload_app = True\0")
+    (tmp_path / "big").write_bytes(b"x" * 100)
+    for name in ("fifo", "link", "", "nothing"):
+        assert processes.read(str(tmp_path / name)) == b""
+        assert processes.configured(str(tmp_path / name), "preload_app") is None
+    assert processes.configured(str(tmp_path / "deep.py"), "preload_app") is None
+    assert processes.configured(str(tmp_path / "nul.py"), "preload_app") is None
+    assert processes.read(str(tmp_path / "big"), 10) == b"x" * 10

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -448,3 +449,58 @@ def test_a_server_that_ended_is_not_waited_for(path: str, capsys: pytest.Capture
     assert booted(path, process.pid, 1, timeout=30) == 1
     assert "ended while it booted" in capsys.readouterr().err
     assert time.monotonic() - begun < 5
+
+
+def endless(first: bytes, again: bytes, pause: float = 0.0) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(4096)
+        with contextlib.suppress(OSError):
+            connection.sendall(first)
+            while True:
+                connection.sendall(again)
+                time.sleep(pause)
+
+    return serve
+
+
+# What a server may do to whoever asks it, which is root.
+HOSTILE = {
+    "a head without an end": endless(b"HTTP/1.1 200 OK\r\n", b"X-More: " + b"x" * 60_000 + b"\r\n"),
+    "a status line without an end": endless(b"HTTP/1.1 200 ", b"O" * 60_000),
+    "interim answers without an end": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "a body without an end": endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 60_000),
+    "a chunk's head without an end": endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0" * 60_000),
+    "chunks without an end": endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 1000),
+    "a head that comes in drops": endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.02),
+    "a body that comes in drops": endless(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x", 0.02),
+    "nothing": endless(b"", b"", 0.02),
+    "a way to somewhere else": endless(b"HTTP/1.1 302 Found\r\nLocation: file:///etc/shadow\r\nContent-Length: 0\r\n\r\n", b"", 0.02),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_server_can_keep_or_fill_who_asks_it(short_path: Path, what: str) -> None:
+    path = str(short_path / "blue.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def run() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                HOSTILE[what](connection)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        tracemalloc.start()
+        begun = time.monotonic()
+        try:
+            answer = Target(socket=path).ask(0.5, [])
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert time.monotonic() - begun < 4
+        assert peak < 8 << 20
+        assert answer.status in ((None, 200) if "body" in what or "chunk" in what else (302,) if "way" in what else (None,))
+        assert len(answer.body) <= 64 * 1024
+        thread.join(5)

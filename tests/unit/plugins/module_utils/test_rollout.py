@@ -2,361 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import grp
-import http.server
 import json
 import os
 import re
 import shutil
 import socket
-import socketserver
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from ansible_collections.steadfast.asgi.plugins.module_utils import memory as memory_module
 from ansible_collections.steadfast.asgi.plugins.module_utils import rollout as rollout_module
 from ansible_collections.steadfast.asgi.plugins.module_utils import slots as slots_module
+from ansible_collections.steadfast.asgi.plugins.module_utils import wayback as wayback_module
 from ansible_collections.steadfast.asgi.plugins.module_utils.command import CommandError
 from ansible_collections.steadfast.asgi.plugins.module_utils.reload import Reload, ReloadError
 from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import Rollout, RolloutError
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, copy_settings, fingerprint, listens
-from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd, UnitError
-from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
-
-APP = "shop"
-OPTIONS = yaml.safe_load(asgi_rollout.DOCUMENTATION)["options"]
-DEFAULTS = {name: option.get("default") for name, option in OPTIONS.items()}
-JOURNAL = "Traceback (most recent call last):\nImportError: cannot import name 'app'"
-
-
-class Cut(BaseException):
-    """The process is killed, or the power fails: nothing that comes after this has an effect."""
-
-
-class Clock:
-    """Time that passes only while somebody sleeps. `while_asleep` is what happens meanwhile."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.while_asleep: Callable[[], None] = lambda: None
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.now += seconds
-        self.while_asleep()
-
-
-class Server(socketserver.ThreadingUnixStreamServer):
-    """What runs in a slot."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, path: str, status: int, seen: list[tuple[str, str]]) -> None:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                seen.append((self.path, self.headers["Host"]))
-                body = b"ready" if status == 200 else b"migrations are missing"
-                self.send_response(status)
-                if status != 204:
-                    self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if status != 204:
-                    self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        super().__init__(path, Handler)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.005,), daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-
-class Host:
-    """A host with the units of one application; its run() is what systemctl, systemd-run and journalctl would do."""
-
-    def __init__(self, root: Path, clock: Clock) -> None:
-        self.root = root
-        self.layout = Layout(APP, str(root))
-        self.clock = clock
-        self.state: dict[str, dict[str, str]] = {}
-        self.enabled: set[str] = set()
-        self.servers: dict[str, Server] = {}
-        # The release that the process in a slot has loaded, whatever the slot's link says by now.
-        self.loaded: dict[str, str] = {}
-        # And its environment.
-        self.environment: dict[str, str] = {}
-        # What a unit was given of the processors, and what it had at its start.
-        self.weight: dict[str, str] = {}
-        self.weight_at_start: dict[str, str] = {}
-        self.seen: dict[str, list[tuple[str, str]]] = {"blue": [], "green": []}
-        self.drain_command: list[str] = []
-        # The commands that were run, each with the release that was serving then; those with this word in them fail.
-        self.commands: list[tuple[str, str]] = []
-        self.failing = "false"
-        # What runs in each slot.
-        self.processes = [os.getpid()]
-        self.refused: tuple[str, ...] = ()
-        # How the next release behaves when it is started: a status of the ready check, or a state of its unit.
-        self.status = 200
-        self.boots_into: dict[str, str] = {}
-        # Everything that was done to the host; the process is cut off at the event of this number.
-        self.events: list[str] = []
-        self.cut_at = -1
-        self.dead = False
-        for name in (f"opt/{APP}/slots/blue", f"opt/{APP}/slots/green", f"run/{APP}", f"etc/{APP}/next", "etc/systemd/system"):
-            (root / name).mkdir(parents=True)
-        self.unit_file = Path(self.layout.next) / "service"
-        for name in ("service", "socket", "gunicorn.conf.py"):
-            (Path(self.layout.next) / name).write_text(f"{name}\n")
-        self.set_environment("a")
-
-    # What the tests want to know
-
-    def release(self, name: str) -> str:
-        path = self.root / f"opt/{APP}/releases/{name}"
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "release.json").write_text("{}")
-        return str(path)
-
-    def set_environment(self, text: str) -> None:
-        """Write the environment for the next start, as asgi_service does."""
-        (Path(self.layout.next) / "env").write_text(text)
-
-    @property
-    def live(self) -> str:
-        link = Path(self.layout.live)
-        return os.readlink(link) if link.is_symlink() else ""
-
-    def runs(self, slot: str) -> bool:
-        return slot in self.servers
-
-    def listens(self, slot: str) -> bool:
-        return self.active(f"{APP}@{slot}.socket") == "active"
-
-    def starts_at_boot(self, slot: str) -> set[str]:
-        return {unit.rsplit(".", 1)[1] for unit in self.enabled if f"@{slot}." in unit}
-
-    def drains(self, slot: str) -> bool:
-        return self.active(f"{APP}-drain-{slot}.service") == "active"
-
-    def in_slot(self, slot: str) -> str:
-        link = Path(self.layout.slots) / slot / "release"
-        return link.resolve().name if link.is_symlink() else ""
-
-    def serving(self) -> str:
-        """The release that clients get answers from, '' if nobody answers."""
-        return self.loaded[self.live] if self.live and self.runs(self.live) else ""
-
-    def history(self) -> list[dict[str, Any]]:
-        path = Path(self.layout.history)
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    # What happens to it
-
-    def event(self, what: str) -> None:
-        if self.dead or len(self.events) == self.cut_at:
-            self.dead = True
-            raise Cut(what)
-        self.events.append(what)
-
-    def end_drain(self, slot: str) -> None:
-        """The connections to the slot have ended, or their time has."""
-        self.state.pop(f"{APP}-drain-{slot}.service")
-        self.stop(f"{APP}@{slot}.socket")
-        self.stop(f"{APP}@{slot}.service")
-
-    def reboot(self) -> None:
-        for slot in list(self.servers):
-            self.stop(f"{APP}@{slot}.service")
-        self.state.clear()
-        shutil.rmtree(self.root / f"run/{APP}")
-        (self.root / f"run/{APP}").mkdir()
-        for unit in sorted(self.enabled):
-            self.start(unit)
-
-    def close(self) -> None:
-        for server in self.servers.values():
-            server.end()
-
-    # systemd
-
-    def active(self, unit: str) -> str:
-        return self.state.get(unit, {}).get("ActiveState", "inactive")
-
-    def start(self, unit: str) -> None:
-        if self.active(unit) == "active":
-            return
-        self.state[unit] = {
-            "ActiveState": "active",
-            "SubState": "running",
-            "MainPID": str(os.getpid()),
-            "InvocationID": "1234",
-        }
-        if not unit.endswith(".service") or "@" not in unit:
-            return
-        slot = unit.split("@")[1].split(".")[0]
-        assert self.listens(slot) or f"{APP}@{slot}.socket" in self.enabled, "the service requires its socket"
-        assert Path(self.layout.unit_file(slot, "service")).exists()
-        for socket_unit in self.layout.tls_sockets(slot):
-            # Sockets= pulls them in.
-            assert (self.root / "etc/systemd/system" / socket_unit).exists()
-            self.start(socket_unit)
-        self.weight_at_start[slot] = self.weight.get(unit, "")
-        self.loaded[slot] = self.in_slot(slot)
-        self.environment[slot] = (Path(self.layout.settings(slot)) / "env").read_text()
-        self.state[unit].update(self.boots_into)
-        if self.boots_into.get("ActiveState", "active") == "active" and not self.boots_into:
-            self.servers[slot] = Server(self.layout.socket(slot), self.status, self.seen[slot])
-
-    def stop(self, unit: str) -> None:
-        self.state.pop(unit, None)
-        if unit.endswith(".service") and "@" in unit:
-            server = self.servers.pop(unit.split("@")[1].split(".")[0], None)
-            if server:
-                server.end()
-
-    def show(self, unit: str, names: Sequence[str]) -> str:
-        properties = {
-            "ActiveState": "inactive",
-            "SubState": "dead",
-            "LoadState": "loaded",
-            "MainPID": "0",
-            "InvocationID": "",
-            "NRestarts": "0",
-            "Result": "success",
-            "ExecMainStatus": "0",
-            "CPUWeight": "[not set]",
-            **self.state.get(unit, {}),
-        }
-        return "".join(f"{name}={properties[name]}\n" for name in names)
-
-    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        def done(stdout: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-            return subprocess.CompletedProcess(list(command), code, stdout, "refused" if code else "")
-
-        program, words = command[0], [word for word in command[1:] if not word.startswith("-")]
-        options = dict(word.split("=", 1) for word in command if word.startswith("--") and "=" in word)
-        if program == "journalctl":
-            return done(JOURNAL)
-        if program == "systemctl" and words[0] in ("show", "is-enabled", "is-active"):
-            if words[0] == "show":
-                return done(self.show(words[1], options["--property"].split(",")))
-            on = words[1] in self.enabled if words[0] == "is-enabled" else self.active(words[1]) == "active"
-            return done("enabled\n" if on else "disabled\n", 0 if on else 1)
-        if words[0] == "start" and words[1].startswith(f"{APP}-command-"):
-            line = (self.root / "run/systemd/system" / words[1]).read_text().splitlines()[-1]
-            self.commands.append((line.split('"')[-2], self.serving()))
-            return done(code=1 if self.failing in line else 0)
-        name = " ".join(words if program == "systemctl" else [program, options["--unit"]])
-        self.event(f"before {name}")
-        if self.refused and all(word in command for word in self.refused):
-            return done(code=1)
-        if program == "systemd-run":
-            self.state[options["--unit"]] = {"ActiveState": "active"}
-            self.drain_command = list(command)
-        else:
-            assert program == "systemctl", command
-            verb, units = words[0], words[1:]
-            known = ("start", "stop", "restart", "enable", "disable", "reset-failed", "daemon-reload", "set-property")
-            assert verb in known, command
-            if verb == "set-property":
-                self.weight[units[0]] = units.pop()
-            for unit in units:
-                if verb != "reset-failed" and ("@" in unit or "-tls" in unit) and not (self.root / "etc/systemd/system" / unit).exists():
-                    # What systemctl says of a unit that has no file, and that is not loaded either.
-                    return done(code=5)
-                if verb in ("stop", "restart"):
-                    self.stop(unit)
-                if verb in ("start", "restart"):
-                    self.start(unit)
-                elif verb in ("enable", "disable"):
-                    (self.enabled.add if verb == "enable" else self.enabled.discard)(unit)
-        self.event(f"after {name}")
-        return done()
-
-
-class FakeSystemd(Systemd):
-    """systemd of the host above. What runs in its slots runs in this process."""
-
-    def __init__(self, host: Host) -> None:
-        super().__init__(host.run)
-        self._host = host
-
-    def processes(self, unit: str) -> list[int]:
-        return self._host.processes if self._host.active(unit) == "active" else []
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def host(short_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    host = Host(short_path, clock)
-    real = os.replace
-
-    def replace(old: str, new: str) -> None:
-        name = f"rename to {os.path.relpath(new, short_path)}"
-        host.event(f"before {name}")
-        real(old, new)
-        host.event(f"after {name}")
-
-    monkeypatch.setattr(os, "replace", replace)
-    # On a busy disk the tests would wait for little else.
-    monkeypatch.setattr(os, "fsync", lambda _handle: None)
-    yield host
-    host.close()
-
-
-Roll = Callable[..., Rollout]
-
-
-@pytest.fixture
-def roll(host: Host, clock: Clock) -> Roll:
-    """Make a rollout of the release with this name; no name is a slot without a release."""
-
-    def make(name: str = "", **params: Any) -> Rollout:
-        given = {
-            **DEFAULTS,
-            "app": APP,
-            "check_memory": False,
-            "release": host.release(name) if name else None,
-            **params,
-        }
-        return Rollout(given, host.layout, FakeSystemd(host), clock, clock.sleep)
-
-    return make
-
-
-@pytest.fixture
-def at_rest(host: Host, roll: Roll) -> Host:
-    """A host that serves release A from slot blue, and nothing else happens on it."""
-    roll("A").run()
-    host.events.clear()
-    return host
-
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import copy_settings, fingerprint, listens
+from ansible_collections.steadfast.asgi.plugins.module_utils.units import UnitError
+from ansible_collections.steadfast.asgi.tests.unit.fake_host import APP, JOURNAL, Clock, Cut, FakeSystemd, Host, Roll, Server
 
 # The ordinary course
 
@@ -501,7 +171,7 @@ def edited(host: Host) -> None:
         (lambda host: (Path(host.layout.settings("blue")) / "more").write_text("x"), "changed since slot blue was started: {more}"),
         (lambda host: Path(host.layout.unit_file("blue", "socket")).write_text("x"), "changed since slot blue was started: {socket}"),
         (lambda host: Path(host.layout.unproven("blue")).touch(), "cut off while it replaced what slot blue runs"),
-        (lambda host: os.unlink(host.layout.live), "nothing is live yet"),
+        (lambda host: os.unlink(host.layout.live), "/slots/live is missing, and has to be a link to blue"),
         (lambda host: os.unlink(host.layout.socket("blue")), "nobody listens on {blue}"),
         (tidied, "nobody listens on {blue}"),
     ],
@@ -703,10 +373,14 @@ def test_what_systemd_refuses_leaves_the_live_slot_alone(at_rest: Host, roll: Ro
     assert (at_rest.history()[-1]["release"], at_rest.history()[-1]["result"] != "ok") == ("B", True)
 
 
-def test_a_disk_error_leaves_the_live_slot_alone(at_rest: Host, roll: Roll) -> None:
-    os.rmdir(f"{at_rest.layout.slots}/green")
-    with pytest.raises(RolloutError, match="No such file"):
-        roll("B").run()
+def test_a_disk_error_leaves_the_live_slot_alone(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
+    def symlink(_target: str, path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", symlink)
+        with pytest.raises(RolloutError, match="Input/output error"):
+            roll("B").run()
     assert at_rest.serving() == "A"
     assert at_rest.history()[-1]["release"] == "B"
 
@@ -986,7 +660,7 @@ def test_the_way_back_brings_no_settings_that_have_not_been_live(at_rest: Host, 
             roll(name, boot_timeout=1).run()
     at_rest.status = 200
     roll(rollback=True).run()
-    assert (at_rest.serving(), at_rest.environment["blue"]) == ("A", "b")
+    assert (at_rest.serving(), at_rest.environment["blue"]) == ("A", "a")
 
 
 @pytest.mark.parametrize("strategy", ["rollout", "restart"])
@@ -1009,9 +683,11 @@ def test_a_journal_that_cannot_be_read_keeps_nothing_from_being_put_in_order(
 # A rollout is no less done, and no less failed, because a detail beside it failed
 
 
-def test_a_history_that_cannot_be_written_is_a_warning(at_rest: Host, roll: Roll) -> None:
-    os.unlink(at_rest.layout.history)
-    os.mkdir(at_rest.layout.history)
+def test_a_history_that_cannot_be_written_is_a_warning(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str, _entry: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(rollout_module, "append_history", full)
     rollout = roll("B")
     assert (rollout.run()["changed"], at_rest.serving()) == (True, "B")
     assert at_rest.layout.history in rollout.warnings[0]
@@ -1094,12 +770,12 @@ def test_a_release_that_is_not_complete_is_refused(at_rest: Host, roll: Roll) ->
 
 
 def test_a_slot_that_does_not_fit_is_not_started(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout_module, "available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(memory_module, "available_memory", lambda: 1 << 20)
     with pytest.raises(RolloutError, match="1 MiB are available"):
         roll("B", check_memory=True).run()
     assert at_rest.serving() == "A"
     assert not at_rest.listens("green")
-    monkeypatch.setattr(rollout_module, "available_memory", lambda: None)
+    monkeypatch.setattr(memory_module, "available_memory", lambda: None)
     assert roll("B", check_memory=True).run()["slot"] == "green"
 
 
@@ -1115,6 +791,157 @@ def test_a_rollback_needs_no_name(at_rest: Host, roll: Roll) -> None:
     with pytest.raises(RolloutError, match="no earlier release"):
         roll(rollback=True).run()
     assert at_rest.serving() == "A"
+
+
+# The way back to settings
+
+
+def environment_of_the_live_slot(host: Host) -> str:
+    return host.environment[host.live]
+
+
+@pytest.mark.parametrize("strategy", ["rollout", "restart"])
+def test_a_deployment_of_nothing_but_settings_is_rolled_back(at_rest: Host, roll: Roll, strategy: str) -> None:
+    at_rest.set_environment("b")
+    roll("A", strategy=strategy).run()
+    assert environment_of_the_live_slot(at_rest) == "b"
+    foretold = roll(rollback=True).preview()
+    assert (foretold["changed"], foretold["reason"]) == (True, "the settings of before")
+    result = roll(rollback=True, strategy=strategy).run()
+    assert (result["way"], result["reason"]) == (strategy, "the settings of before")
+    assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == ("A", "a")
+    with pytest.raises(RolloutError, match="no earlier settings"):
+        roll(rollback=True).run()
+    # What is in the inventory comes with the next deployment.
+    roll("A", strategy=strategy).run()
+    assert environment_of_the_live_slot(at_rest) == "b"
+
+
+def test_a_rollback_by_reload_is_refused_where_settings_change(at_rest: Host, roll: Roll) -> None:
+    at_rest.set_environment("b")
+    roll("A").run()
+    with pytest.raises(RolloutError, match="the settings of before, which takes a new process"):
+        roll(rollback=True, strategy="reload").run()
+
+
+def test_settings_are_gone_back_through_one_after_the_other(at_rest: Host, roll: Roll) -> None:
+    for text in "bcd":
+        at_rest.set_environment(text)
+        roll("A").run()
+    for text in "cba":
+        roll(rollback=True).run()
+        assert environment_of_the_live_slot(at_rest) == text
+    with pytest.raises(RolloutError, match="no earlier release"):
+        roll(rollback=True).run()
+
+
+def test_the_way_back_is_to_a_release_and_its_settings(at_rest: Host, roll: Roll) -> None:
+    for name, text in (("A", "b"), ("B", "b"), ("B", "c"), ("C", "d")):
+        at_rest.set_environment(text)
+        roll(name).run()
+    for name, text in (("B", "c"), ("B", "b"), ("A", "b"), ("A", "a")):
+        roll(rollback=True).run()
+        assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == (name, text)
+    # By name, with what it last ran with and was not gone back from.
+    roll("C", rollback=True).run()
+    assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == ("C", "d")
+    roll("B", rollback=True).run()
+    assert (at_rest.serving(), environment_of_the_live_slot(at_rest)) == ("B", "b")
+
+
+def test_settings_that_a_reload_brought_are_gone_back_from(at_rest: Host, roll: Roll, reloads: list[str]) -> None:
+    path = Path(at_rest.layout.next) / "gunicorn.conf.py"
+    path.write_text("workers = 3")
+    assert roll("A").run()["way"] == "reload"
+    assert reloads == ["workers = 3"]
+    assert roll(rollback=True).run()["way"] == "rollout"
+    assert (Path(at_rest.layout.settings(at_rest.live)) / "gunicorn.conf.py").read_text() == "gunicorn.conf.py\n"
+    assert at_rest.serving() == "A"
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_reload_that_changed_nothing_is_nothing_to_go_back_from(roll: Roll, reloads: list[str]) -> None:
+    roll("A", strategy="reload").run()
+    assert len(reloads) == 1
+    with pytest.raises(RolloutError, match="no earlier release"):
+        roll(rollback=True).run()
+
+
+def test_a_unit_that_changed_is_gone_back_from(at_rest: Host, roll: Roll) -> None:
+    before = at_rest.unit_file.read_bytes()
+    edited(at_rest)
+    roll("A").run()
+    roll("A", strategy="restart").run()
+    roll(rollback=True).run()
+    assert Path(at_rest.layout.unit_file(at_rest.live, "service")).read_bytes() == before
+
+
+def test_a_rollback_that_fails_leaves_the_settings_live(at_rest: Host, roll: Roll) -> None:
+    at_rest.set_environment("b")
+    roll("A").run()
+    at_rest.status = 503
+    with pytest.raises(RolloutError, match="migrations are missing"):
+        roll(rollback=True, boot_timeout=1).run()
+    assert environment_of_the_live_slot(at_rest) == "b"
+    at_rest.status = 200
+    roll(rollback=True).run()
+    assert environment_of_the_live_slot(at_rest) == "a"
+
+
+def test_settings_that_could_not_be_kept_are_a_warning(at_rest: Host, roll: Roll, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full is no reason to refuse the rollout that may make room."""
+
+    def full(_source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+
+    monkeypatch.setattr(wayback_module, "copy_directory", full)
+    at_rest.set_environment("b")
+    rollout = roll("A")
+    assert rollout.run()["changed"]
+    assert "a rollback may not find them" in rollout.warnings[0]
+    # The idle slot has them all the same.
+    roll(rollback=True).run()
+    assert environment_of_the_live_slot(at_rest) == "a"
+
+
+def test_only_a_few_of_the_settings_of_before_are_kept(at_rest: Host, roll: Roll) -> None:
+    for number in range(8):
+        at_rest.set_environment(f"{number}")
+        roll("A").run()
+    assert len(os.listdir(at_rest.layout.old_settings)) <= 5
+
+
+# The way back from what one run did
+
+
+def test_a_rollback_of_a_run_goes_to_what_it_replaced_and_leaves_the_host_alone_where_it_failed(at_rest: Host, roll: Roll) -> None:
+    roll("B", run="2").run()
+    at_rest.status = 503
+    with pytest.raises(RolloutError):
+        roll("C", run="3", boot_timeout=1).run()
+    at_rest.status = 200
+    assert [entry.get("run") for entry in at_rest.history()] == ["", "2", "3"]
+    at_rest.events.clear()
+    for name in ("3", "never"):
+        assert roll(rollback=True, rollback_run=name).preview()["changed"] is False
+        result = roll(rollback=True, rollback_run=name, run="4").run()
+        assert (result["changed"], result["way"], result["slot"]) == (False, "nothing", at_rest.live)
+        assert result["reason"] == f"run {name} replaced nothing on this host"
+    assert (at_rest.serving(), at_rest.events) == ("B", [])
+    assert roll(rollback=True, rollback_run="2", run="4").preview()["release"] == at_rest.release("A")
+    assert roll(rollback=True, rollback_run="2", run="4").run()["changed"]
+    assert at_rest.serving() == "A"
+    # Once more changes nothing.
+    assert roll(rollback=True, rollback_run="2", run="4").run()["changed"] is False
+    assert at_rest.history()[-1]["run"] == "4"
+
+
+def test_a_rollback_of_a_run_is_refused_where_another_has_replaced_what_it_did(at_rest: Host, roll: Roll) -> None:
+    roll("B", run="2").run()
+    roll("C", run="3").run()
+    with pytest.raises(RolloutError, match="run 3 has replaced it"):
+        roll(rollback=True, rollback_run="2").run()
+    assert at_rest.serving() == "C"
 
 
 def written(host: Host) -> dict[str, Any]:
@@ -1236,6 +1063,7 @@ def test_a_release_that_fails_in_its_bake_time_is_taken_back(
     settled(at_rest)
     assert at_rest.history()[-1]["release"] == "B"
     assert at_rest.history()[-1]["result"] != "ok"
+    at_rest.processes = [os.getpid()]
     assert roll("A").run()["changed"] is False
 
 
@@ -1605,7 +1433,7 @@ def test_a_configuration_that_did_not_make_it_is_taken_back(at_rest: Host, roll:
     with pytest.raises(RolloutError, match="no worker came up"):
         roll("A").run()
     assert reloads == ["broken", "gunicorn.conf.py\n"]
-    assert sorted(os.listdir(Path(at_rest.layout.next).parent)) == ["blue", "next"]
+    assert sorted(os.listdir(Path(at_rest.layout.next).parent)) == ["blue", "kept", "next"]
     assert "gunicorn.conf.py" in roll("A").preview()["reason"]
 
 
@@ -1693,8 +1521,8 @@ def test_sockets_for_tls_come_with_the_slot_and_go_with_it(at_rest: Host, roll: 
     # Both slots share the sockets, so nothing is closed.
     roll("B").run()
     assert at_rest.drains("green")
-    assert " -m lib.drain --pid " in " ".join(at_rest.drain_command)
-    assert " --ports 443,8443 " in " ".join(at_rest.drain_command)
+    assert "from lib.drain import main" in " ".join(at_rest.drain_command)
+    assert " --ports=443,8443 " in " ".join(at_rest.drain_command)
     assert tls_units(at_rest) == expected | both
 
     # An address less: who has its socket is gone when the run is over.
@@ -1783,7 +1611,7 @@ def filled(host: Host) -> bool:
     ("happens", "said"),
     [
         (lambda host: host.enabled.clear(), "slot blue is not started at boot"),
-        (lambda host: os.unlink(host.layout.live_socket), "/live.sock does not lead to the live slot"),
+        (lambda host: os.unlink(host.layout.live_socket), "/live.sock is missing, and has to be a link to"),
         (lambda host: host.enabled.discard("shop@blue.socket"), "slot blue is not started at boot"),
         (lambda host: filled(host) and host.start("shop@green.socket"), "idle slot green still runs"),
         (

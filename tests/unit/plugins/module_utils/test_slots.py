@@ -7,15 +7,12 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     append_history,
     copy_file,
-    failed_releases,
-    previous_release,
     read_history,
     replace_link,
 )
@@ -123,61 +120,3 @@ def test_a_line_that_the_disk_has_no_room_for_is_an_error(tmp_path: Path, monkey
     monkeypatch.undo()
     append_history(path, {"release": "B", "result": "ok"})
     assert [entry["release"] for entry in read_history(path)] == ["B"]
-
-
-def deployed(*releases: str) -> list[dict[str, Any]]:
-    """The history of these releases, deployed one after the other.
-
-    `-X` is a rollback to X, `!X` one that failed, `?X` one whose run was killed before it wrote its line.
-    """
-    history: list[dict[str, Any]] = []
-    live = ""
-    for word in releases:
-        name = word.lstrip("-!?")
-        result = "it did not come up" if word.startswith("!") else "ok"
-        action = "rollback" if word.startswith("-") else "rollout"
-        if not word.startswith("?"):
-            history.append({"action": action, "release": name, "previous": live, "result": result})
-        live = name if result == "ok" else live
-    return history
-
-
-@pytest.mark.parametrize(
-    ("history", "current", "expected"),
-    [
-        (["A", "B"], "B", "A"),
-        (["A", "B", "C"], "C", "B"),
-        (["A"], "A", ""),
-        ([], "", ""),
-        # What never went live is nothing to go back to.
-        (["A", "!B", "C"], "C", "A"),
-        # Not forth again to what was rolled back, however often it is asked for ...
-        (["A", "B", "-A"], "A", ""),
-        (["A", "B", "C", "-B"], "B", "A"),
-        # ... until it is deployed anew.
-        (["A", "B", "-A", "B", "C"], "C", "B"),
-        # The same release once more (another environment) is no other release.
-        (["A", "B", "B"], "B", "A"),
-        # Whoever made B live was killed, as in its bake time, or the host went down.
-        (["A", "?B", "C"], "C", "B"),
-        (["A", "?B", "-A"], "A", ""),
-    ],
-)
-def test_the_release_to_go_back_to(history: list[str], current: str, expected: str) -> None:
-    assert previous_release(deployed(*history), current, lambda _: True) == expected
-
-
-def test_a_release_that_is_gone_or_was_flipped_back_is_passed_over() -> None:
-    history = deployed("A", "B", "C", "D")
-    assert previous_release(history, "D", lambda name: name != "C") == "B"
-    history.insert(3, {"action": "flip back", "release": "C", "previous": "B", "result": "the ready check failed"})
-    assert previous_release(history, "D", lambda _: True) == "B"
-
-
-def test_a_release_that_failed_first_and_then_left_no_line_has_not_failed() -> None:
-    assert failed_releases(deployed("A", "!B", "!C", "?B", "D")) == {"C"}
-
-
-def test_a_reload_is_no_release() -> None:
-    history = [*deployed("A", "B"), {"action": "reload", "release": "X", "previous": "B", "result": "ok"}]
-    assert previous_release(history, "B", lambda _: True) == "A"

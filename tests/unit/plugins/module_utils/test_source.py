@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -13,10 +14,12 @@ import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils import source as source_module
 from ansible_collections.steadfast.asgi.plugins.module_utils.source import (
+    Entry,
     SourceError,
     digest,
     find_app,
     pack,
+    read_entry,
     source_files,
     unpack,
 )
@@ -29,6 +32,10 @@ def write(directory: Path, *names: str) -> None:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"# {name}\n")
+
+
+def read(directory: Path) -> list[Entry]:
+    return [read_entry(str(directory), name) for name in source_files(str(directory))]
 
 
 @pytest.fixture
@@ -61,7 +68,6 @@ def test_without_git_the_usual_litter_is_left_out(source: Path) -> None:
     write(source, "node_modules/x/y.js")
     write(
         source,
-        ".git/config",
         "app/main.py~",
         "frontend/node_modules/x.js",
         ".ruff_cache/x",
@@ -70,7 +76,6 @@ def test_without_git_the_usual_litter_is_left_out(source: Path) -> None:
     )
     (source / "link.txt").symlink_to("uv.lock")
     (source / "linked").symlink_to("app")
-    # .git is no repository here, so git has no say.
     assert source_files(str(source)) == sorted(
         ["app/main.py", "uv.lock", "templates/venv.html", ".python-version", "env/x.py", "link.txt", "linked"]
     )
@@ -143,7 +148,7 @@ def test_a_name_that_is_not_utf_8_is_a_name(source: Path, tmp_path: Path) -> Non
     name = os.fsdecode(b"caf\xe9.txt")
     (source / name).write_text("")
     assert source_files(str(source)) == [name]
-    assert digest(str(source), [name], [])
+    assert digest(read(source), [])
     sent(source, tmp_path / "target")
     assert (tmp_path / "target" / name).exists()
 
@@ -187,12 +192,143 @@ def test_a_work_tree_that_git_refuses_is_not_taken_for_none(source: Path, monkey
         source_files(str(source))
 
 
+REMEDY = "Name a copy that has only what is to be deployed"
+
+
 @pytest.mark.usefixtures("git")
-def test_a_controller_without_git_walks(source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", [".", "service/api"])
+def test_a_work_tree_on_a_controller_without_git_is_refused(
+    source: Path, below: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ignored files would go into the release: keys, dumps."""
+    write(source, "app.py", "secret.key", "service/api/app.py", "service/api/dump.sql")
+    (source / ".gitignore").write_text("*.key\n*.sql\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SourceError, match=rf"the controller has no git. Install it.*{REMEDY}"):
+        source_files(str(source / below))
+
+
+def test_a_controller_without_git_walks_what_is_no_work_tree(source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write(source, "app.py", "noise.log", ".venv/x")
     (source / ".gitignore").write_text("*.log\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert source_files(str(source)) == [".gitignore", "app.py", "noise.log"]
+
+
+def broken(source: Path, how: str) -> None:
+    """Spoil a repository, so that git does not say what is ignored in it."""
+    git = source / ".git"
+    if how == "a directory of something else":
+        shutil.rmtree(git)
+        write(git, "config")
+    elif how == "no head":
+        (git / "HEAD").unlink()
+    elif how == "a work tree whose repository has gone":
+        shutil.rmtree(git)
+        git.write_text(f"gitdir: {source.parent}/gone/.git/worktrees/shop\n")
+    elif how == "a file of something else":
+        shutil.rmtree(git)
+        git.write_text("nothing\n")
+    elif how == "a link to nowhere":
+        shutil.rmtree(git)
+        git.symlink_to("/nowhere/.git")
+    elif how == "a work tree elsewhere":
+        subprocess.run(["git", "config", "core.worktree", str(source.parent)], cwd=source, check=True)
+    elif how == "bare":
+        subprocess.run(["git", "config", "core.bare", "true"], cwd=source, check=True)
+    elif how == "an index that is none":
+        (git / "index").write_bytes(b"DIRC nothing at all")
+    elif how == "empty":
+        shutil.rmtree(git)
+        git.mkdir()
+
+
+@pytest.mark.usefixtures("git")
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a directory of something else",
+        "no head",
+        "a work tree whose repository has gone",
+        "a file of something else",
+        "a link to nowhere",
+        "a work tree elsewhere",
+        "bare",
+        "an index that is none",
+        "empty",
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_repository_that_git_does_not_understand_is_not_taken_for_none(source: Path, how: str, inside: bool) -> None:
+    """Nor is that of a directory above it, which ignores other files."""
+    if inside:
+        subprocess.run(["git", "init", "--quiet", source.parent], check=True)
+    write(source, "app.py", "secret.key", "service/app.py")
+    (source / ".git/info/exclude").write_text("*.key\n")
+    broken(source, how)
+    for directory in (source, source / "service"):
+        with pytest.raises(SourceError, match=rf"a git work tree, and git .*{REMEDY}"):
+            source_files(str(directory))
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"), [(".hg", "Mercurial"), (".svn", "Subversion"), (".jj", "Jujutsu"), (".bzr", "Bazaar"), ("_darcs", "Darcs")]
+)
+def test_the_work_tree_of_another_tool_is_refused(source: Path, mark: str, kind: str) -> None:
+    write(source, f"{mark}/x", "app/app.py", "secret.key")
+    for directory in (source, source / "app"):
+        with pytest.raises(SourceError, match=rf"a {kind} work tree .*only git's are understood.*{REMEDY}"):
+            source_files(str(directory))
+
+
+def test_jujutsu_beside_git_is_git(source: Path, git: Git) -> None:
+    write(source, "app.py", "secret.key")
+    (source / ".gitignore").write_text("*.key\n/.jj/\n")
+    write(source, ".jj/x")
+    git("add", "app.py")
+    assert source_files(str(source)) == [".gitignore", "app.py"]
+
+
+@pytest.mark.parametrize(
+    "name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CEILING_DIRECTORIES", "GIT_COMMON_DIR", "GIT_NAMESPACE"]
+)
+def test_the_environment_does_not_decide_what_is_ignored(
+    source: Path, git: Git, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(source, "app.py", "secret.key")
+    (source / ".gitignore").write_text("*.key\n")
+    git("add", ".")
+    monkeypatch.setenv(name, str(tmp_path))
+    assert source_files(str(source)) == [".gitignore", "app.py"]
+
+
+@pytest.mark.usefixtures("git")
+def test_a_work_tree_that_ignores_all_has_nothing(source: Path) -> None:
+    write(source, "app.py", "secret.key")
+    (source / ".git/info/exclude").write_text("*\n")
+    assert source_files(str(source)) == []
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_a_repository_in_the_source_ignores_its_own(source: Path, outer: bool) -> None:
+    write(source, "app.py", "vendor/lib/code.py", "vendor/lib/secret.key")
+    (source / "vendor/lib/.gitignore").write_text("*.key\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=source / "vendor/lib", check=True)
+    for arguments in (["add", "code.py"], ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"]):
+        subprocess.run(["git", *arguments], cwd=source / "vendor/lib", check=True)
+    if outer:
+        subprocess.run(["git", "init", "--quiet"], cwd=source, check=True)
+    assert source_files(str(source)) == ["app.py", "vendor/lib/.gitignore", "vendor/lib/code.py"]
+
+
+def test_what_is_behind_a_link_is_not_the_source_s(source: Path, git: Git, tmp_path: Path) -> None:
+    """The index names app/secret, and since then a link to another directory has come there."""
+    write(source, "app/secret", "main.py")
+    git("add", ".")
+    shutil.rmtree(source / "app")
+    write(tmp_path / "elsewhere", "secret")
+    (source / "app").symlink_to(tmp_path / "elsewhere")
+    assert source_files(str(source)) == ["app", "main.py"]
 
 
 # What identifies them
@@ -204,7 +340,7 @@ def test_the_digest_depends_on_names_contents_and_recipe_only(source: Path) -> N
     names = source_files(str(source))
 
     def now(*recipe: str) -> str:
-        return digest(str(source), names, recipe or ("1",))
+        return digest([read_entry(str(source), name) for name in names], recipe or ("1",))
 
     first = now()
     os.utime(source / "a.py", (1, 1))
@@ -230,15 +366,14 @@ def test_the_digest_depends_on_names_contents_and_recipe_only(source: Path) -> N
 def test_the_same_source_elsewhere_has_the_same_digest(source: Path, tmp_path: Path) -> None:
     write(source, "app/a.py", "uv.lock")
     write(tmp_path / "copy", "uv.lock", "app/a.py")
-    names = source_files(str(source))
-    assert digest(str(source), names, []) == digest(str(tmp_path / "copy"), source_files(str(tmp_path / "copy")), [])
+    assert digest(read(source), []) == digest(read(tmp_path / "copy"), [])
 
 
 def test_content_does_not_move_between_files_unnoticed(source: Path) -> None:
     def of(**contents: str) -> str:
         for name, content in contents.items():
             (source / name).write_text(content)
-        return digest(str(source), sorted(contents), [])
+        return digest([read_entry(str(source), name) for name in sorted(contents)], [])
 
     assert len({of(a="xy", b=""), of(a="x", b="y"), of(a="", b="xy"), of(ab="xy")}) == 4
 
@@ -265,7 +400,7 @@ def test_what_is_packed_arrives(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     sent(source, target)
     assert source_files(str(target)) == source_files(str(source))
-    assert digest(str(target), source_files(str(target)), []) == digest(str(source), source_files(str(source)), [])
+    assert digest(read(target), []) == digest(read(source), [])
     # The service's user has to read it all, and must not have to be told how the controller's umask was.
     modes = {name: stat.S_IMODE((target / name).stat().st_mode) for name in ("manage.py", "private.py", "app/deep")}
     assert modes == {"manage.py": 0o755, "private.py": 0o644, "app/deep": 0o755}
@@ -281,7 +416,7 @@ def test_what_is_neither_file_nor_link_is_refused(source: Path) -> None:
         pack([("", str(source), ["pipe"])], io.BytesIO())
     # Reading it would wait for a writer for ever.
     with pytest.raises(SourceError, match="pipe is neither a file nor a link"):
-        digest(str(source), ["pipe"], [])
+        read_entry(str(source), "pipe")
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "app/../../evil", "app/.."])
@@ -423,3 +558,17 @@ def test_a_module_that_is_nowhere_is_named_with_the_places(tmp_path: Path) -> No
     assert "no module app.main" in said
     assert f"{tmp_path}/a/app/main.py" in said
     assert f"{tmp_path}/b/app/main/__init__.py" in said
+
+
+@pytest.mark.parametrize("target", ["/etc", "..", "inside", "nowhere"])
+def test_an_archive_writes_nothing_by_way_of_a_link(tmp_path: Path, target: str) -> None:
+    """As git names them where a directory that it tracks was replaced by a link."""
+    with (tmp_path / "packed").open("wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name in ("source/inside/x", "source/link", "source/link/passwd"):
+            info = tarfile.TarInfo(name)
+            if name == "source/link":
+                info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    with (tmp_path / "packed").open("rb") as packed, pytest.raises(SourceError, match="below source/link, which is a link"):
+        unpack(packed, str(tmp_path / "unpacked"))
+    assert not (tmp_path / "unpacked/source/inside/passwd").exists()

@@ -161,3 +161,10 @@ def test_the_journal_is_that_of_the_unit_from_a_time_on() -> None:
     assert command[-7:] == [f"_SYSTEMD_UNIT={unit}", "+", "_UID=0", f"UNIT={unit}", "+", "_UID=0", f"OBJECT_SYSTEMD_UNIT={unit}"]
     # What was logged within the second is rather told twice than not at all.
     assert "--since=@1234" in command
+
+
+def test_of_what_a_program_writes_the_end_is_kept() -> None:
+    done = run_command(["sh", "-c", "yes 0123456789 | head -c 20000000; echo end; yes no | head -c 3000000 >&2; exit 3"])
+    assert done.returncode == 3
+    assert done.stdout.endswith("end\n")
+    assert (len(done.stdout), len(done.stderr)) == (1 << 20, 1 << 20)

@@ -32,33 +32,33 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheels:
 
 
 def test_what_was_fetched_is_not_fetched_again(wheels: Wheels, monkeypatch: pytest.MonkeyPatch) -> None:
-    packages = wheels.resolve(["steadfast-probe"])
+    packages = wheels.resolve(["steadfast-probe"], "pyproject.toml")
     assert [(each.name, each.version) for each in packages] == [("steadfast-probe", "1.0")]
-    directory = wheels.fetch(packages)
+    directory = wheels.fetch(packages, "uv.lock")
     assert os.listdir(directory) == ["steadfast_probe-1.0-py3-none-any.whl"]
     monkeypatch.setattr(wheels, "_run", lambda *_: pytest.fail("something was run"))
-    assert wheels.fetch(wheels.resolve(["steadfast-probe"])) == directory
+    assert wheels.fetch(wheels.resolve(["steadfast-probe"], "pyproject.toml"), "uv.lock") == directory
 
 
 def test_nothing_is_fetched_for_nothing(wheels: Wheels) -> None:
-    assert os.listdir(wheels.fetch([])) == []
+    assert os.listdir(wheels.fetch([], "uv.lock")) == []
 
 
 def test_what_has_no_wheel_leaves_nothing_behind(wheels: Wheels, tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(SourceError, match=r"no wheel of steadfast-probe==2\.0 for Python 3\.11 on x86_64 with glibc 2\.36"):
-            wheels.fetch([Pinned("steadfast-probe", "2.0")])
+            wheels.fetch([Pinned("steadfast-probe", "2.0")], "uv.lock")
     assert [path for path in (tmp_path / "cache/steadfast.asgi/wheels").iterdir() if path.is_dir()] == []
 
 
 def test_a_wheel_with_another_digest_is_refused(wheels: Wheels) -> None:
     with pytest.raises(SourceError, match=r"(?s)cannot be fetched.*HASHES"):
-        wheels.fetch([Pinned("steadfast-probe", "1.0", (f"sha256:{64 * '0'}",))])
+        wheels.fetch([Pinned("steadfast-probe", "1.0", (f"sha256:{64 * '0'}",))], "uv.lock")
 
 
 def test_a_package_that_no_index_has_is_refused(wheels: Wheels) -> None:
     with pytest.raises(SourceError, match=r"low comes from git\+https://\*\*\*\*@example.org/low, and not from an index"):
-        wheels.fetch([Pinned("low", "1", (), "git+https://me:hunter2@example.org/low")])
+        wheels.fetch([Pinned("low", "1", (), "git+https://me:hunter2@example.org/low")], "uv.lock")
 
 
 def test_a_package_says_what_it_needs(tmp_path: Path, wheels: Wheels) -> None:

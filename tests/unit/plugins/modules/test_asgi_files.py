@@ -313,7 +313,10 @@ def everything(directory: Path) -> tuple[dict[str, Any], ...]:
 
 @pytest.fixture
 def old_tree(tmp_path: Path) -> Path:
-    directory = tmp_path / "tree"
+    return make_old_tree(tmp_path / "tree")
+
+
+def make_old_tree(directory: Path) -> Path:
     directory.mkdir()
     for name, permissions in (("changed", 0o600), ("chmod", 0o640), ("was-file", 0o644), ("gone", 0o604)):
         (directory / name).write_text("same" if name == "chmod" else f"old {name}")
@@ -392,6 +395,89 @@ def test_the_message_of_a_refusal_holds_the_command_and_its_words(files: Files, 
     message = files({"path": tmp_path / "f", "content": "x"}, validate=REFUSE)["msg"]
     assert "unknown directive" in message
     assert "sh -c" in message
+
+
+def test_what_is_refused_with_and_without_the_new_files_is_said_to_be(files: Files, tmp_path: Path) -> None:
+    """As with `nginx -t` where another site's certificate cannot be loaded."""
+    (tmp_path / "f").write_text("old")
+    refused = files({"path": tmp_path / "f", "content": "new"}, validate=["sh", "-c", f"cat {tmp_path}/f >&2; exit 1"])
+    assert "it refuses the one that was there before as well; everything was put back as it was" in refused["msg"]
+    assert "It said: new" in refused["msg"]
+    assert refused["msg"].endswith("Of the one that was there before it said: old")
+    assert refused["refused_before"] is True
+    alone = files({"path": tmp_path / "f", "content": "new"}, validate=["sh", "-c", f"! grep new {tmp_path}/f"])
+    assert "refused the new configuration; everything was put back" in alone["msg"]
+    assert alone["refused_before"] is False
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("replace", errno.ENOSPC),
+        ("symlink", errno.EROFS),
+        ("unlink", errno.EPERM),
+        ("mkdir", errno.ENOSPC),
+        ("rmdir", errno.EPERM),
+        ("chmod", errno.EROFS),
+        ("chown", errno.EPERM),
+        ("fsync", errno.EIO),
+        # While things are put back.
+        ("refused", errno.EROFS),
+    ],
+)
+def test_what_is_said_of_the_old_files_is_true(
+    files: Files, old_tree: Path, monkeypatch: pytest.MonkeyPatch, what: str, error: int, number: int, lasting: bool
+) -> None:
+    """A full disk, one that is read-only, an immutable file, a broken disk: at any call."""
+    before = snapshot(old_tree)
+    name = what if what != "refused" else "replace"
+    plain, real = getattr(os, name), asgi_files.judge
+    calls, broken = 0, what != "refused"
+
+    def act(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += broken
+        if calls == number or (lasting and calls > number):
+            raise OSError(error, os.strerror(error))
+        return plain(*arguments, **named)
+
+    def judge(module: Any, command: list[str]) -> tuple[int, str, str]:
+        nonlocal broken
+        broken = True
+        return real(module, command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, act)
+        patch.setattr(asgi_files, "judge", judge)
+        result = files(*everything(old_tree), validate=REFUSE)
+    assert result["failed"] is True
+    said, same = result["msg"], snapshot(old_tree) == before
+    if "everything was put back as it was" in said or "no file was changed" in said:
+        assert same, said
+    else:
+        assert "could NOT be put back as they were" in said
+        assert not same, said
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_what_somebody_else_has_broken_is_found_before_anything_changes(files: Files, tmp_path: Path, check: bool) -> None:
+    site, other = tmp_path / "site.conf", tmp_path / "other.conf"
+    look = ["sh", "-c", f"! grep --with-filename broken {tmp_path}/*.conf >&2"]
+    ours: dict[str, Any] = {"validate": look, "own": [str(site)], "check": check}
+    site.write_text("fine")
+    other.write_text("broken")
+    refused = files({"path": site, "content": "new"}, **ours)
+    assert "refuses the configuration that is on this host already, and not for these files. Nothing was changed" in refused["msg"]
+    assert f"{other}:broken" in refused["msg"]
+    assert site.read_text() == "fine"
+    assert files({"path": site, "content": "fine"}, **ours)["changed"] is False, "there is nothing to refuse"
+    # What is ours may be replaced.
+    other.write_text("fine")
+    site.write_text("broken")
+    assert files({"path": site, "content": "new"}, **ours)["changed"] is True
+    assert site.read_text() == ("broken" if check else "new")
 
 
 def test_a_write_that_fails_half_way_puts_everything_back(files: Files, old_tree: Path) -> None:

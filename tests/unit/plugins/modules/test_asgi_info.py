@@ -15,6 +15,7 @@ import yaml
 from ansible_collections.steadfast.asgi.plugins.module_utils.readiness import Answer, Target
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, append_history
 from ansible_collections.steadfast.asgi.plugins.module_utils.units import Systemd
+from ansible_collections.steadfast.asgi.plugins.module_utils.wayback import settings_fingerprint
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_info
 
 RETURNED = set(yaml.safe_load(asgi_info.RETURN))
@@ -53,7 +54,7 @@ class Played:
         assert words[:2] == ["systemctl", "show"], "nothing else is needed to tell"
         state = {"ActiveState": "inactive", "MainPID": "0", "ControlGroup": "", **self.units.get(words[-1], {})}
         names = words[2].removeprefix("--property=").split(",")
-        return subprocess.CompletedProcess(words, 0, "".join(f"{name}={state[name]}\n" for name in names), "")
+        return subprocess.CompletedProcess(words, 0, "".join(f"{name}={state.get(name, '')}\n" for name in names), "")
 
 
 class PlayedSystemd(Systemd):
@@ -210,3 +211,37 @@ def test_the_module_changes_nothing_and_names_what_it_cannot_read(
     failed = run_module(asgi_info.main, app="shop")
     assert failed["failed"] is True
     assert "make it a link to blue or green" in failed["msg"]
+
+
+def test_what_is_wrong_and_who_changes_the_units_is_told(played: Played, gather: Gather, tmp_path: Path) -> None:
+    played.release("A")
+    played.put("blue", "A")
+    played.put("green")
+    played.live("blue")
+    drop_in = tmp_path / "override.conf"
+    drop_in.write_text("[Service]\nEnvironment=A=1\n")
+    played.units["shop@blue.service"]["DropInPaths"] = str(drop_in)
+    found = gather()
+    assert any("blue/socket is missing, and has to be a link to" in what for what in found["wrong"])
+    assert found["drop_ins"] == {str(drop_in): ["Environment"]}
+
+
+def test_the_way_back_is_told_with_its_settings(played: Played, gather: Gather) -> None:
+    """Both are of one release, so that only the settings tell them apart."""
+    played.release("A")
+    for slot, text in (("blue", "a"), ("green", "b")):
+        played.put(slot, "A")
+        settings = Path(played.layout.settings(slot))
+        settings.mkdir(parents=True)
+        (settings / "env").write_text(text)
+    old, new = (settings_fingerprint(played.layout.settings(slot)) for slot in ("blue", "green"))
+    lines: list[dict[str, str]] = [
+        {"time": "1", "action": "rollout", "release": "A", "settings": old, "previous": "", "previous_settings": "", "run": "first"},
+        {"time": "2", "action": "rollout", "release": "A", "settings": new, "previous": "A", "previous_settings": old, "run": "second"},
+    ]
+    for line in lines:
+        append_history(played.layout.history, line | {"result": "ok"})
+    played.live("green")
+    found = gather()
+    assert (found["previous"], found["previous_settings"], found["way_back"]) == ("A", old, "A with the settings of 1")
+    assert found["live_run"] == {"run": "second", "time": "2"}

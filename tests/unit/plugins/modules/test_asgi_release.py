@@ -124,7 +124,16 @@ def test_a_release_is_built_once(build: Build, releases: Path, log: Path) -> Non
     release = releases / "1.0-abc"
     first = build()
     assert (first["changed"], first["id"], first["path"]) == (True, "1.0-abc", str(release))
-    assert [step["step"] for step in first["steps"]] == ["prepare", "unpack", "install", "server", "take over", "compile", "finish"]
+    assert [step["step"] for step in first["steps"]] == [
+        "prepare",
+        "interpreter",
+        "unpack",
+        "install",
+        "server",
+        "admit",
+        "compile",
+        "finish",
+    ]
     assert (release / "app/app/main.py").read_text() == "app = 1\n"
     assert json.loads((release / "release.json").read_text())["id"] == "1.0-abc"
     assert f"{release}/build/source: sync --frozen --no-dev --no-editable --inexact --extra fast" in log.read_text()
@@ -186,11 +195,11 @@ def test_the_mark_comes_last(build: Build, releases: Path, monkeypatch: pytest.M
     """A machine that dies in the middle of any step leaves no release that looks complete."""
     real = os.replace
 
-    def replace(old: str, new: str) -> None:
+    def replace(old: str, new: str, **options: Any) -> None:
         if new.endswith("release.json"):
             assert "gunicorn-9" in packages(releases / "1.0-abc")
             raise KeyboardInterrupt
-        real(old, new)
+        real(old, new, **options)
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
@@ -216,7 +225,8 @@ def test_two_builds_of_one_release_wait_for_each_other(build: Build, releases: P
     """The second finds it complete once the first is done, and does not tear it down."""
     release = releases / "1.0-abc"
     result: dict[str, Any] = {}
-    with open(releases / ".lock", "w") as lock:
+    # Its owner's alone; another one would not be taken for a lock.
+    with open(os.open(releases / ".lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         other = threading.Thread(target=lambda: result.update(build()))
         other.start()

@@ -389,6 +389,42 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
     assert packages(result)["shop"] == "1"
 
 
+def test_a_package_of_one_module_is_built_again_and_again(build: Build, wheels: Path, tmp_path: Path) -> None:
+    """Its bytecode lies beside that of others, and the package of the release before is taken out again."""
+    backend = """
+import base64, hashlib, zipfile
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "single-1-py3-none-any.whl"
+    with zipfile.ZipFile(f"{directory}/{name}", "w") as wheel:
+        wheel.write("single.py")
+        wheel.writestr("single-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: single\\nVersion: 1\\n\\n" + open("README").read())
+        wheel.writestr("single-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("single-1.dist-info/RECORD", "")
+    return name
+"""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "backend.py").write_text(backend)
+    (folder / "single.py").write_text("import lib\napp = 1\n")
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "single"\nversion = "1"\n'
+    )
+    house = ("wheelhouse", str(wheels), os.listdir(wheels))
+    tag = sys.implementation.cache_tag
+    for number, app in enumerate(("1", "1", "2")):
+        (folder / "README").write_text(f"{number}")
+        (folder / "single.py").write_text(f"import lib\napp = {app}\n")
+        sent = source(folder, hashed(wheels, "lib", "low"))
+        recipe = REQUIREMENTS | {"wheelhouse": True, "install": ["source"]}
+        result = build(recipe, sent, house, id=f"r{number}", import_path="single:app")
+        assert "failed" not in result, result["msg"]
+        [made] = (tmp_path / f"releases/r{number}/.venv/lib").glob(f"python*/site-packages/__pycache__/single.{tag}.pyc")
+        python = tmp_path / f"releases/r{number}/.venv/bin/python"
+        said = subprocess.run([python, "-v", "-c", "import single; print(single.app)"], capture_output=True, text=True, check=True)
+        assert said.stdout == f"{app}\n"
+        assert f"matches {made.parents[1]}/single.py" in said.stderr
+
+
 def test_a_command_that_fails_fails_the_build_with_its_own_words(hooked: Build, tmp_path: Path) -> None:
     for command, said in (
         (["sh", "-c", "echo 'no manifest'; echo 'at line 3' >&2; exit 3"], r"asgi_release_after_build: .*no manifest\nat line 3"),
@@ -430,7 +466,7 @@ def test_static_files_of_all_releases_are_in_one_tree(hooked: Build, tmp_path: P
 def test_static_files_that_are_not_there_fail_the_build(hooked: Build, tmp_path: Path) -> None:
     assert "asgi_release_static names assets" in hooked({"static": ["assets"]})["msg"]
     result = hooked({"static": ["assets"], "after_build": [["ln", "-s", "/etc", "assets"]]})
-    assert "asgi_release_static names assets" in result["msg"]
+    assert "a link to /etc, which is outside of the release" in result["msg"]
     assert not (tmp_path / "static").exists()
 
 
@@ -446,7 +482,8 @@ def test_shared_paths_are_links(hooked: Build, tmp_path: Path) -> None:
     ("command", "said"),
     [
         ("mkdir -p data/uploads; touch data/uploads/x", r"the build left .*/data/uploads.*asgi_release_shared"),
-        ("ln -s /tmp data", r"data is no directory"),
+        ("ln -s . data", r"data is no directory"),
+        ("ln -s /tmp data", r"data, a link to /tmp, which is outside of the release"),
     ],
 )
 def test_a_shared_path_never_replaces_what_a_build_has_left(hooked: Build, command: str, said: str) -> None:

@@ -289,6 +289,23 @@ def test_a_file_that_names_no_master_is_refused(run: Run, tmp_path: Path, conten
         run(unit=None, pidfile=str(tmp_path / "shop.pid"))
 
 
+def test_a_file_of_somebody_else_s_cannot_name_any_process(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application may write it, and root sends the signal."""
+    pidfile = str(tmp_path / "shop.pid")
+    Path(pidfile).write_text(str(os.getpid()), encoding="utf-8")
+    stat = os.stat
+    theirs = SimpleNamespace(st_uid=os.getuid() + 4711)
+    monkeypatch.setattr(os, "stat", lambda path, **options: theirs if path == pidfile else stat(path, **options))
+    with pytest.raises(ReloadError, match=r"shop\.pid \(pidfile\) belongs to the user \d+, and the process \d+ that it names does not"):
+        run(unit=None, pidfile=pidfile)
+
+
+def test_a_slot_reads_its_environment_by_itself(played: Played, run: Run) -> None:
+    played.name = "shop@blue.service"
+    run(unit=played.name)
+    assert "/etc/shop/blue/env" in played.judged[0][1]
+
+
 def test_a_master_that_systemd_starts_again_is_seen(played: Played, run: Run) -> None:
     run()
     (job,) = played.reloads

@@ -97,7 +97,8 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
 
     def entries() -> list[pwd.struct_passwd]:
         # No group of the machine that tests has this number.
-        return [pwd.struct_passwd((name, "x", 1, 4294967, gecos, "/", "/")) for name, gecos in played.accounts.items()]
+        homes = {name: f"/opt/uv/cache/users/{name}" if name.startswith("asgi-build-") else "/" for name in played.accounts}
+        return [pwd.struct_passwd((name, "x", 1, 4294967, gecos, homes[name], "/")) for name, gecos in played.accounts.items()]
 
     monkeypatch.setattr(pwd, "getpwall", entries)
     played.write(*SHARED, *TIMER)
@@ -157,6 +158,21 @@ def test_the_account_goes_where_there_is_no_data(played: Played) -> None:
     for place in ("lib", "cache", "log"):
         asgi_remove.remove(f"{played.root}/var/{place}/shop")
     assert "user shop" in played.remove("shop")
+
+
+def test_who_builds_goes_with_its_cache_unless_others_may_need_it(played: Played) -> None:
+    for app in ("shop", "blog"):
+        played.application(app)
+        played.accounts[f"asgi-build-{app}"] = f"{app} (builds of an ASGI application)"
+        played.write(f"opt/uv/cache/users/asgi-build-{app}/wheels/x")
+    played.accounts["builder"] = "shop (builds of an ASGI application)"
+    removed = played.remove("shop", check=True)
+    assert removed == played.remove("shop")
+    assert "user asgi-build-shop" in removed
+    assert "/opt/uv/cache/users/asgi-build-shop" in removed
+    assert {"asgi-build-blog", "builder"} <= set(played.accounts)
+    assert "asgi-build-shop" not in played.accounts
+    assert "opt/uv/cache/users/asgi-build-blog/wheels/x" in "".join(played.files())
 
 
 def test_the_timer_that_renews_goes_with_the_last_certificate(played: Played) -> None:

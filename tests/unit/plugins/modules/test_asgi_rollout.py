@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout
+from ansible_collections.steadfast.asgi.plugins.module_utils.rollout import RolloutError
+from ansible_collections.steadfast.asgi.plugins.module_utils.slots import Layout, append_history
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_rollout
 
 RunModule = Callable[..., dict[str, Any]]
@@ -50,3 +51,47 @@ def test_the_beginning_of_an_id_becomes_the_whole_one(layout: Layout) -> None:
     params = {"release": "/srv/elsewhere"}
     asgi_rollout.find_way_back(params, layout)
     assert params["release"] == "/srv/elsewhere"
+
+
+PROOF = {"action": "commands", "commands": [["alembic", "upgrade", "head"]], "release": "1.4.0-9f2c1b7a3d10", "result": "ok"}
+LIVED = {"action": "rollout", "release": "1.4.0-9f2c1b7a3d10", "result": "ok"}
+# What the history says, what the run brings along, whether it is a rollback; and whether the release may go live.
+PROOFS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], bool, bool]] = {
+    "nothing": ([], {}, False, False),
+    "its own history": ([PROOF], {}, False, True),
+    "from the host that migrated": ([], PROOF, False, True),
+    "of another release": ([], PROOF | {"release": "1.3.2-77ab0c12ef45"}, False, False),
+    "of other commands": ([], PROOF | {"commands": [["alembic", "upgrade", "1"]]}, False, False),
+    "they failed": ([], PROOF | {"result": "it ended with 1"}, False, False),
+    "they failed here": ([PROOF | {"result": "it ended with 1"}], {}, False, False),
+    "not of commands": ([], PROOF | {"action": "rollout"}, False, False),
+    "a rollback to what was live": ([LIVED], {}, True, True),
+    "a rollback to what was replaced": ([LIVED | {"release": "x", "previous": LIVED["release"]}], {}, True, True),
+    "a rollback to what never was live": ([], {}, True, False),
+    "a rollback to what failed": ([LIVED | {"result": "it did not become ready"}], {}, True, False),
+    "a rollback to what has migrated": ([PROOF], {}, True, True),
+    "a rollout of what was live": ([LIVED], {}, False, False),
+}
+
+
+@pytest.mark.parametrize("row", PROOFS)
+def test_a_release_needs_proof_that_its_migrations_have_run(layout: Layout, row: str) -> None:
+    history, migrated, rollback, goes = PROOFS[row]
+    for entry in history:
+        append_history(layout.history, entry)
+    release = f"{layout.releases}/1.4.0-9f2c1b7a3d10"
+    params = {"migrations": ["alembic upgrade head"], "migrated": migrated, "release": release, "rollback": rollback}
+    if goes:
+        assert asgi_rollout.find_proof(params, layout) == (migrated or None)
+        return
+    with pytest.raises(RolloutError, match=r"the migrations of release 1.4.0-9f2c1b7a3d10 \(asgi_rollout_migrate\) have not run"):
+        asgi_rollout.find_proof(params, layout)
+
+
+def test_without_proof_nothing_is_touched(run_module: RunModule, layout: Layout) -> None:
+    before = sorted(Path(layout.root).rglob("*"))
+    release = f"{layout.releases}/1.4.0-9f2c1b7a3d10"
+    told = run_module(asgi_rollout.main, app="shop", release=release, migrations=[["alembic", "upgrade", "head"]])
+    assert told["failed"] is True
+    assert "does not go live" in told["msg"]
+    assert sorted(Path(layout.root).rglob("*")) == before

@@ -30,6 +30,9 @@ REMOTE = {
 }
 
 
+JOINED = f"{{{{ lookup('ansible.builtin.file', '{PKI}/joined.pem') }}}}"
+
+
 def chain(name: str, key: str = "good-key.pem", **others: Any) -> dict[str, Any]:
     files = {"asgi_certificate_chain_file": f"{PKI}/{name}", "asgi_certificate_key_file": f"{PKI}/{key}"}
     return {**GOOD, **files, **others}
@@ -183,6 +186,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "key of another certificate": (chain("good.pem", "renewed-key.pem"), "asgi_certificate_key_file (", "is not the key of"),
     "key with a passphrase": (chain("good.pem", "encrypted-key.pem"), "asgi_certificate_key_file (", "has a passphrase"),
     "key that is broken": (chain("good.pem", "broken-key.pem"), "asgi_certificate_key_file (", "not a private key"),
+    "chain without a line break": (chain("joined.pem"), "asgi_certificate_chain_file (", "A line break is missing"),
+    "chain without a line break, as text": (
+        {**chain("joined.pem", asgi_certificate_chain_content=JOINED), "asgi_certificate_chain_file": ""},
+        "asgi_certificate_chain_content has",
+        "A line break is missing",
+    ),
     "chain in the wrong order": (chain("reversed.pem"), "asgi_certificate_chain_file (", "is not in order"),
     "chain with a namesake of the issuer": (chain("namesake.pem"), "asgi_certificate_chain_file (", "is not in order"),
     "chain that is broken": (chain("broken.pem"), "asgi_certificate_chain_file (", "not a readable certificate"),
@@ -201,8 +210,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "on the host, missing": (
         {**REMOTE, "asgi_certificate_key_file": "/root/none.pem"},
-        "asgi_certificate_remote is true, but of asgi_certificate_chain_file and asgi_certificate_key_file this host cannot",
-        "read /root/none.pem",
+        "asgi_certificate_key_file (/root/none.pem): /root/none.pem cannot be read",
+        "No such file or directory. Correct the path",
     ),
     "on the host, with a passphrase": (
         {**REMOTE, "asgi_certificate_key_file": "/root/pki/encrypted-key.pem"},

@@ -172,6 +172,8 @@ def test_what_can_stay(host: Any, harm: str, arguments: str, stays: set[str]) ->
     said = host.run(f"unshare --mount sh -c {shlex.quote(look)}")
     facts = dict(line.split(" ", 1) for line in said.stdout.splitlines())
     assert re.fullmatch(r"\d{8}T\d{6}Z", facts.pop("now"))
+    live = facts.pop("live", None)
+    assert live is None or re.fullmatch(r"[0-9TZ.]+", live)
     assert set(facts) == stays, said
 
 
@@ -192,8 +194,8 @@ def test_change_reloads_nginx(steps: dict[str, Step]) -> None:
     assert len({steps[step].facts["nginx"] for step in ("remote", "remote-renewed", "remote-again")}) == 1
 
 
-def test_pair_on_the_host_is_linked(steps: dict[str, Step]) -> None:
-    assert steps["remote"].facts["given-key"] == "/root/pki/good-key.pem"
+def test_pair_on_the_host_is_copied_once(steps: dict[str, Step]) -> None:
+    assert re.fullmatch(r"/etc/asgi-certificates/given/[0-9TZ.]+/privkey.pem", steps["remote"].facts["given-key"])
     assert steps["remote-again"].facts.keys() == steps["remote-renewed"].facts.keys()
     for fact in ("given-chain", "given-key", "nginx"):
         assert steps["remote-again"].facts[fact] == steps["remote-renewed"].facts[fact]
@@ -201,8 +203,8 @@ def test_pair_on_the_host_is_linked(steps: dict[str, Step]) -> None:
 
 def test_no_key_is_ever_shown(host: Any, story: str) -> None:
     journal = host.run("journalctl --no-pager").stdout
-    assert "asgi_files" in journal
-    assert "asgi_certificate : Write the pair" in story
+    assert "asgi_certificate" in journal
+    assert "asgi_certificate : Switch to the certificate" in story
     for name in ("good-key.pem", "renewed-key.pem"):
         secret = (PKI / name).read_text().splitlines()[1]
         assert secret not in story

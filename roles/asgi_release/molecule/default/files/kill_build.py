@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-LOCK = "/run/asgi-build.lock"
+LOCK = "/opt/other/releases/.lock"
 
 
 def builders() -> list[int]:

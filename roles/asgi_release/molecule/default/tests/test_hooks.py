@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://debian13"]
 
-DJANGO = Path(os.environ["STEADFAST_ROOT"]) / "tests/apps/django"
+DJANGO = Path(__file__).resolve().parents[4] / "tests/apps/django"
 SITE = "/opt/site"
 SECRET = "hunter2-of-the-build"
 
@@ -70,7 +69,7 @@ def releases(host: Host) -> list[str]:
 def test_the_commands_have_written_into_the_release_which_is_root_s(host: Host) -> None:
     for path in releases(host):
         assert host.file(f"{path}/app/staticfiles/admin/css/base.css").is_file
-        assert host.file(f"{path}/app/built-by").content_string.strip() == "asgi-build"
+        assert host.file(f"{path}/app/built-by").content_string.strip() == "asgi-build-site"
     assert host.check_output(f"find {SITE} ! -type l '(' ! -user root -o -perm /022 ')'") == ""
     assert host.check_output(f"find {SITE}/releases/*/app -name '*.pyc'") == ""
 

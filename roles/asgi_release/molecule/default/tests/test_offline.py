@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-DJANGO = f"{os.environ['STEADFAST_ROOT']}/tests/apps/django"
+DJANGO = f"{Path(__file__).resolve().parents[4]}/tests/apps/django"
 NOWHERE = "http://127.0.0.1:9/simple"
 
 Play = Callable[..., subprocess.CompletedProcess[str]]
@@ -51,7 +50,7 @@ def deployed(play: Play) -> subprocess.CompletedProcess[str]:
     """Django and the server on all hosts, from the controller's index; then once more, while the index does not answer."""
     server = "{{ lookup('ansible.builtin.file', '" + DJANGO + "/../../../roles/asgi_release/files/server-requirements.txt') }}"
     django = role("cutoff", DJANGO, "site_asgi:application", asgi_release_server_requirements=server)
-    gone = {"ansible.builtin.shell": "rm -r /opt/cutoff/releases/* /opt/uv/cache/uv/*"}
+    gone = {"ansible.builtin.shell": "rm -r /opt/cutoff/releases/* /opt/uv/cache/users/*/*"}
     again = role("cutoff", DJANGO, "site_asgi:application", asgi_release_server_requirements=server, asgi_release_index_url=NOWHERE)
     return play("all", [directory("cutoff"), *cut_off(django, gone, again)])
 

@@ -5,7 +5,6 @@ The archive is Debian 12's Python, which runs on Debian 13 too; those that uv kn
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://debian13"]
 
-PLAIN = f"{os.environ['STEADFAST_ROOT']}/tests/apps/plain"
+PLAIN = f"{Path(__file__).resolve().parents[4]}/tests/apps/plain"
 FILES = Path(__file__).resolve().parents[1] / "files"
 VERSION = "3.11"
 

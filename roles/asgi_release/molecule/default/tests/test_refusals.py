@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PLAIN = Path(os.environ["STEADFAST_ROOT"]) / "tests/apps/plain"
+PLAIN = Path(__file__).resolve().parents[4] / "tests/apps/plain"
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "name": ({"asgi_release_app": "a/b"}, ["asgi_release_app"]),
     "no_source": ({"asgi_release_source": ""}, ["asgi_source", "not a directory"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from pathlib import Path
 from typing import Any
 
 from testinfra.host import Host
@@ -47,7 +47,7 @@ def test_an_interrupted_build_is_done_again(host: Host, apply_roles: Any) -> Non
     """What has no mark was never complete, whatever else is in it."""
     path = release(host)
     host.check_output(f"cd {path} && rm -r release.json .venv && touch leftover")
-    source = f"{os.environ['STEADFAST_ROOT']}/tests/apps/plain"
+    source = f"{Path(__file__).resolve().parents[4]}/tests/apps/plain"
     variables = {"asgi_app": "plain", "asgi_source": source, "asgi_import_path": "plain:app"}
     done = apply_roles(["asgi_release"], variables, f"--limit={host.backend.get_hostname()}")
     assert done.returncode == 0, done.stdout

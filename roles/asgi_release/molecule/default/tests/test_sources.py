@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from testinfra.host import Host
 # One is enough: what is built differs in nothing that Debian knows of.
 testinfra_hosts = ["ansible://debian13"]
 
-APPS = Path(os.environ["STEADFAST_ROOT"]) / "tests/apps"
+APPS = Path(__file__).resolve().parents[4] / "tests/apps"
 KINDS = ["git", "archive", "wheel", "requirement", "datasette", "django", "litestar"]
 
 

@@ -17,7 +17,8 @@ import pytest
 from testinfra import get_hosts
 from testinfra.host import Host
 
-PLAIN = Path(os.environ["STEADFAST_ROOT"]) / "tests/apps/plain"
+ROOT = Path(__file__).resolve().parents[5]
+PLAIN = ROOT / "tests/apps/plain"
 ROLES = ["asgi_account", "asgi_release", "asgi_service", "asgi_rollout"]
 
 # Says where it runs and as whom, and tries what the sandbox forbids.
@@ -166,7 +167,7 @@ def test_the_way_back_runs_none(hosts: list[Host], deploy: Deploy) -> None:
 
 
 def test_a_command_by_hand(hosts: list[Host], tmp_path: Path) -> None:
-    playbook = Path(os.environ["STEADFAST_ROOT"]) / "playbooks/command.yml"
+    playbook = ROOT / "playbooks/command.yml"
     argv = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--extra-vars", "asgi_app=fleet"]
     command = tmp_path / "command.json"
     command.write_text('{"asgi_command": "python tell.py \'by hand\'"}', encoding="utf-8")
@@ -183,3 +184,19 @@ def test_each_host_migrates_its_own_database_where_that_is_asked_for(hosts: list
     assert [len(told(host)) for host in hosts] == [number + 1 for number in before]
     assert [told(host)[-1].partition("|")[0] for host in hosts] == ["migrate it", "migrate it"]
     assert deploy("4", asgi_rollout_migrate_once=False).stdout.count("changed=0 ") == 2
+
+
+def test_a_rollback_takes_back_what_the_last_run_did(hosts: list[Host], deploy: Deploy) -> None:
+    """The host where that run failed was taken back by one more release, with exit code 0."""
+    hosts[1].check_output("touch /var/lib/fleet/refuses")
+    done = deploy("5", asgi_rollout_before_activate=["test ! -e /var/lib/fleet/refuses"])
+    hosts[1].check_output("rm /var/lib/fleet/refuses")
+    assert done.returncode != 0
+    assert [version(host) for host in hosts] == ["5", "4"]
+    playbook = ROOT / "playbooks/rollback.yml"
+    # In batches too: the second one does not know the last run.
+    argv = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "-e", "asgi_app=fleet", "-e", "asgi_serial=1"]
+    done = subprocess.run([*argv, str(playbook)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, words(done)
+    assert [version(host) for host in hosts] == ["4", "4"]
+    assert f"{hosts[1].backend.get_hostname()} stays as it is: run" in words(done)

@@ -18,7 +18,7 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-PLAIN = Path(os.environ["STEADFAST_ROOT"]) / "tests/apps/plain"
+PLAIN = Path(__file__).resolve().parents[5] / "tests/apps/plain"
 ROLES = ["asgi_release", "asgi_service", "asgi_rollout"]
 
 Deploy = Callable[..., "subprocess.CompletedProcess[str]"]
