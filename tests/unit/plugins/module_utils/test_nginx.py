@@ -110,9 +110,8 @@ def test_the_site_is_no_conflict_with_itself() -> None:
     assert conflicts({MAIN: HTTP, SITE: OURS + OURS}, SITE) == []
 
 
-@pytest.mark.parametrize("name", ["le_http_01_cert_challenge.conf"])
-def test_certbots_challenge_is_none(name: str) -> None:
-    challenge = f"/etc/letsencrypt/{name}"
+@pytest.mark.parametrize("challenge", ["/etc/letsencrypt/le_http_01_cert_challenge.conf", "/etc/nginx/conf.d/00-asgi-acme.conf"])
+def test_what_is_there_for_a_certificate_is_none(challenge: str) -> None:
     main = HTTP.replace("http {", f"http {{ include {challenge};")
     assert refused("server { listen 80; server_name shop.example; }", challenge, main=main) == []
 
