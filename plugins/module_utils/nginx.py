@@ -19,7 +19,7 @@ _TOKEN = re.compile(
       | (?P<word>(?:\\.|\$\{|[^\s;{\\])+)""",
     re.VERBOSE | re.DOTALL,
 )
-_HEADING = re.compile(r"^# configuration file (.+):$", re.MULTILINE)
+_HEADING = re.compile(r"^# configuration file (.+):\n", re.MULTILINE)
 _WRITTEN = "# Written by the Ansible role steadfast.asgi.asgi_nginx;"
 _OWN_NAME = re.compile(r"/asgi-([a-z][a-z0-9-]*)\.conf\Z")
 # certbot's and asgi_certificate's, for the seconds in which an authority asks for a proof.

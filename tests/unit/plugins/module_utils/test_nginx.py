@@ -187,7 +187,7 @@ def test_options_that_hold_for_all_sites_of_an_address(ours: str, other: str, be
 
 def test_dump() -> None:
     dump = f"# configuration file {MAIN}:\nhttp {{}}\n# a word\n\n# configuration file /a b.conf:\n\n# configuration file /c:\nx;"
-    assert split_dump(dump) == {MAIN: "\nhttp {}\n# a word\n\n", "/a b.conf": "\n\n", "/c": "\nx;"}
+    assert split_dump(dump) == {MAIN: "http {}\n# a word\n\n", "/a b.conf": "\n", "/c": "x;"}
     assert split_dump("") == {}
 
 
