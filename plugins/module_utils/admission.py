@@ -22,6 +22,8 @@ from .store import TEMPORARY, Store
 MOST_ENTRIES = 1_000_000
 DEEPEST = 100
 MOST_TOGETHER = 8 << 30
+# Of what a file has not been given any room for, and which takes root as long to read as what is there.
+MOST_HOLES = 1 << 30
 # What root reads as a whole: locks, metadata, lists of files.
 MOST_BYTES = 64 << 20
 
@@ -79,6 +81,7 @@ class Admission:
         self.links: list[str] = []
         self._count = 0
         self._bytes = 0
+        self._holes = 0
         self._device = -1
 
     def admit(self, top: str) -> None:
@@ -173,6 +176,12 @@ class Admission:
             self._bytes += status.st_size
             if self._bytes > MOST_TOGETHER:
                 raise BuildError(f"the build left more than {MOST_TOGETHER >> 30} GiB, at last {shown(path)}")
+            self._holes += _holes(descriptor, status)
+            if self._holes > MOST_HOLES:
+                raise BuildError(
+                    f"the build left files with more than {MOST_HOLES >> 30} GiB that were never written, at last {shown(path)}. Have it "
+                    "write what it needs"
+                )
             executable = bool(status.st_mode & 0o100)
             if self.store:
                 digest = self._digest(descriptor)
@@ -230,6 +239,16 @@ class Admission:
             f"the build left {shown(path)}, a link to {shown(os.readlink(path))}, which is outside of the release. Have it copy what it "
             "needs, or name the path in asgi_release_shared"
         )
+
+
+def _holes(descriptor: int, status: os.stat_result) -> int:
+    """Return how much of a file has no room on the disk since it was never written. (What was compressed has none either, and no holes.)"""
+    missing = status.st_size - 512 * status.st_blocks
+    if missing <= 0:
+        return 0
+    hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return missing if hole < status.st_size else 0
 
 
 def _strip(descriptor: int) -> None:

@@ -49,7 +49,7 @@ _ALWAYS = (
     "SystemCallErrorNumber=EPERM",
     "SystemCallFilter=@system-service",
     # What io_uring does is not judged by the rules for system calls.
-    "SystemCallFilter=~@privileged io_uring_setup io_uring_enter io_uring_register",
+    "SystemCallFilter=~@privileged @keyring io_uring_setup io_uring_enter io_uring_register",
     "TemporaryFileSystem=/dev/shm:mode=1777,size=25%",
     "KillMode=control-group",
     "KillSignal=SIGKILL",

@@ -31,6 +31,10 @@ _OF_THE_LOGIN = re.compile(
 _COMMENT = "{} (builds of an ASGI application)"
 _PREFIX = "asgi-build-"
 
+# What is in uv's cache: directories such as wheels-v5, and these files.
+_BUCKET = re.compile(r"[a-z-]+-v[0-9]+\Z")
+_CACHE_FILES = (".gitignore", ".lock", "CACHEDIR.TAG")
+
 
 def user_of(app: str) -> str:
     """Return the name of the user that builds an application's releases, unless the deployment names another one (31 characters)."""
@@ -112,10 +116,10 @@ class Builder:
         return pwd.getpwnam(self.name)
 
     def _own_cache(self) -> None:
-        """Give the user its cache. One that was another's is not believed."""
+        """Give the user its cache. One that was another's is not believed, and one that a build has damaged would fail all that follow."""
         if os.path.lexists(self.cache):
             status = os.lstat(self.cache)
-            if os.path.isdir(self.cache) and not os.path.islink(self.cache) and status.st_uid == self.uid:
+            if os.path.isdir(self.cache) and not os.path.islink(self.cache) and status.st_uid == self.uid and is_cache(self.cache):
                 os.chmod(self.cache, 0o700)
                 return
             remove_tree(self.cache)
@@ -249,6 +253,17 @@ class Builder:
         if time.monotonic() >= self.deadline:
             return self._late()
         return self.run_of.over() or self.watch()
+
+
+def is_cache(path: str) -> bool:
+    """Return whether the entries of a directory are of the kinds that those of uv's cache are."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            named = "directory" if _BUCKET.match(entry.name) else "file" if entry.name in _CACHE_FILES else ""
+            kind = "directory" if entry.is_dir(follow_symlinks=False) else "file" if entry.is_file(follow_symlinks=False) else "other"
+            if kind == "other" or named not in ("", kind):
+                return False
+    return True
 
 
 def remove_tree(path: str) -> None:

@@ -107,6 +107,11 @@ def check_account(given: Given) -> Iterator[str]:
             f"asgi_account_user is {shown(user)}, asgi_account_group {shown(group)} and asgi_account_groups {shown(groups)}: each "
             "must be 1 to 32 lower-case letters, digits, hyphens and underscores and start with a letter or an underscore."
         )
+    if not fits(_ACCOUNT, given["asgi_account_socket_group"]):
+        yield (
+            f"asgi_account_socket_group (asgi_service_socket_group) is {shown(given['asgi_account_socket_group'])}, which is no name of a "
+            "group. Name the group that nginx's workers are in."
+        )
     taken = _RESERVED if boolean(given["asgi_account_manage_user"]) else frozenset(["root"])
     if user in taken or group in taken:
         yield (

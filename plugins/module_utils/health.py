@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from . import acl
 from .memory import meminfo, size, used_by
 from .readiness import Progress, Target
 from .slots import (
@@ -136,8 +137,9 @@ class Health:
     def directories(self) -> Iterator[Finding]:
         layout = self.layout
         home, root = os.path.dirname(layout.slots), layout.root
+        yield from self.home(home)
         # nginx's user goes through these, and the application's.
-        for path in (home, layout.slots, layout.releases, *(f"{layout.slots}/{slot}" for slot in SLOTS)):
+        for path in (layout.slots, layout.releases, *(f"{layout.slots}/{slot}" for slot in SLOTS)):
             yield from self.directory(path, need=0o755, must_exist=path != layout.releases)
         yield from self.directory(f"{root}/run/{layout.app}", need=0o755)
         place = os.path.dirname(layout.next)
@@ -146,6 +148,26 @@ class Health:
         if self.live:
             yield from self.directory(layout.settings(self.live), need=0o700, group=self.group(), must_exist=False)
         yield from self.directory(layout.old_settings, need=0o700, forbidden=0o077, must_exist=False)
+
+    def home(self, path: str) -> Iterator[Finding]:
+        """Everybody may go through the application's directory; or its group may, and by an access list nginx's."""
+        if kind_of(path) != "directory" or os.lstat(path).st_mode & 0o005 == 0o005:
+            yield from self.directory(path, need=0o755)
+            return
+        yield from self.directory(path, need=0o750, group=self.group())
+        nginx = group_id(value_of(contents(f"{self.layout.settings(self.live)}/socket") or b"", "SocketGroup")) if self.live else None
+        if nginx is None:
+            return
+        try:
+            passes = acl.lets_through(acl.read(path), nginx)
+        except OSError:
+            yield Finding(f"{path} does not let group {nginx} through, which nginx has", lambda: give(path, -1, -1, 0o755))
+            return
+        if not passes:
+            yield Finding(
+                f"{path} does not let group {nginx} through, which nginx has",
+                lambda: acl.write(path, acl.letting_through(acl.read(path), 0o750, {nginx})),
+            )
 
     def directory(
         self, path: str, need: int, forbidden: int = 0o022, group: int | None = None, must_exist: bool = True
@@ -372,12 +394,12 @@ class Health:
         else:
             yield from self.access(path, need=0o644)
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
         temporary = f"{path}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -395,7 +417,7 @@ class Health:
                 f"{path} is a {kind}, and has to be a file; it was moved to {self.damaged()}", lambda: os.rename(path, self.damaged())
             )
             return
-        yield from self.access(path, need=0o644)
+        yield from self.access(path, need=0o600)
         status = os.lstat(path)
         if status.st_size > HISTORY_BYTES:
             yield Finding(
@@ -412,8 +434,8 @@ class Health:
         good = [json.dumps(entry) for entry in read_history(self.layout.history)][-HISTORY_LINES:]
         if kind_of(self.damaged()) == "directory":
             shutil.rmtree(self.damaged())
-        self.write(self.damaged(), contents(self.layout.history) or b"")
-        self.write(self.layout.history, "".join(f"{line}\n" for line in good).encode())
+        self.write(self.damaged(), contents(self.layout.history) or b"", 0o600)
+        self.write(self.layout.history, "".join(f"{line}\n" for line in good).encode(), 0o600)
 
 
 def is_entry(line: bytes) -> bool:

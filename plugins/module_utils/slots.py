@@ -382,11 +382,13 @@ def read_history(path: str) -> list[dict[str, Any]]:
 def append_history(path: str, entry: dict[str, Any]) -> None:
     """Add one line to an application's history. A single write, so that two writers do not mix their lines.
 
-    Raises OSError where there was no room for all of it.
+    It is root's alone: who deployed what, and what commands said that failed, are nobody else's business. Raises OSError where there was
+    no room for all of it.
     """
     line = (json.dumps(entry) + "\n").encode()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
+        os.fchmod(handle, 0o600)
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             # A line that was cut off, by a power cut or a full disk, must not take this one with it.

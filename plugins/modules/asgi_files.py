@@ -66,6 +66,14 @@ options:
       mode:
         description: Octal mode, best as a string. The default is V(0644) for files and V(0755) for directories.
         type: raw
+      let_through:
+        description:
+          - For O(files[].state=directory), groups whose members may go through the directory to what is in it, whatever O(files[].mode)
+            says, and nothing else. Each becomes an entry of the directory's access list (acl(5)); other entries are left alone.
+          - Where the host has no such group yet, or its file system knows no access lists, everybody may read and go through the directory,
+            with a warning. Otherwise a program that has to get through would be shut out.
+        type: list
+        elements: str
   secrets:
     description:
       - Further files, of the same transaction. Nothing that Ansible shows or logs has any of this in it; a diff only names them.
@@ -228,6 +236,7 @@ stderr:
   type: str
 """
 
+import errno
 import grp
 import os
 import pwd
@@ -240,6 +249,7 @@ from typing import Any
 
 from ansible.module_utils.common.text.converters import to_native
 
+from ansible_collections.steadfast.asgi.plugins.module_utils import acl
 from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import CredentialError, Credentials
 from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import fingerprint
@@ -266,6 +276,8 @@ class Entry:
     mode: int = 0
     uid: int | None = None
     gid: int | None = None
+    # The access list of a directory, b"" for none; None where it does not matter.
+    acl: bytes | None = None
 
     def describe(self) -> str:
         """One line for a diff."""
@@ -273,7 +285,7 @@ class Entry:
             return f"link to {self.target}\n"
         if self.state == "absent":
             return "absent\n"
-        return f"{self.state} {self.uid}:{self.gid} {self.mode:04o}\n"
+        return f"{self.state} {self.uid}:{self.gid} {self.mode:04o}{f', {acl.text(self.acl)}' if self.acl else ''}\n"
 
 
 def observe(path: str) -> Entry:
@@ -286,12 +298,22 @@ def observe(path: str) -> Entry:
         return Entry(path, "link", target=os.readlink(path))
     mode = stat.S_IMODE(st.st_mode)
     if stat.S_ISDIR(st.st_mode):
-        return Entry(path, "directory", mode=mode, uid=st.st_uid, gid=st.st_gid)
+        return Entry(path, "directory", mode=mode, uid=st.st_uid, gid=st.st_gid, acl=access_list(path))
     if stat.S_ISREG(st.st_mode):
         with open(path, "rb") as stream:
             content = stream.read()
         return Entry(path, "file", content=content, mode=mode, uid=st.st_uid, gid=st.st_gid)
     raise FilesError(f"{path} is neither a file, a directory nor a link; move it away first")
+
+
+def access_list(path: str) -> bytes | None:
+    """Return the access list of a directory, None where its file system knows of none."""
+    try:
+        return acl.read(path)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    return None
 
 
 def observe_like(known: Entry) -> Entry:
@@ -327,6 +349,9 @@ def place(entry: Entry) -> None:
         if not os.path.isdir(path):
             os.mkdir(path, 0o700)
         os.chown(path, -1 if entry.uid is None else entry.uid, -1 if entry.gid is None else entry.gid)
+        # Before the mode: whoever may go through at present can do so all the time.
+        if entry.acl is not None:
+            acl.write(path, entry.acl)
         os.chmod(path, entry.mode)
         return
     # A leading dot and this suffix keep the temporary name out of the globs that programs read (*.conf, sites-enabled/*).
@@ -417,6 +442,26 @@ def wanted_entry(spec: dict[str, Any], check_mode: bool) -> Entry:
     )
 
 
+def let_through(module: Module, entry: Entry, groups: list[str]) -> Entry:
+    """Return what a directory is to be that groups may go through, as far as this host can do it."""
+    numbers = [account_id(group, "group", True) for group in groups]
+    there = entry.path if os.path.isdir(entry.path) else os.path.dirname(entry.path)
+    old = access_list(there) if os.path.isdir(there) else b""
+    reason = ""
+    if None in numbers:
+        reason = f"this host has no group {groups[numbers.index(None)]} yet"
+    elif old is None:
+        reason = "its file system knows no access lists (acl(5))"
+    if reason:
+        mode = entry.mode | (entry.mode >> 3 & 5)
+        module.warn(
+            f"Every user of this host may read what is in {entry.path}, for {reason}. Its mode becomes {mode:04o}, not {entry.mode:04o}."
+        )
+        return replace(entry, mode=mode)
+    present = old if old and there == entry.path else b""
+    return replace(entry, acl=acl.letting_through(present, entry.mode, {number for number in numbers if number is not None}))
+
+
 def differences(old: Entry, new: Entry) -> list[dict[str, str]]:
     """Return Ansible diff entries that lead from `old` to `new`; an empty list if they are equal."""
     found = []
@@ -429,6 +474,8 @@ def differences(old: Entry, new: Entry) -> list[dict[str, str]]:
                 "after_header": new.path,
             }
         )
+    if new.acl is None:
+        old = replace(old, acl=None)
     if old.describe() != new.describe():
         found.append(
             {
@@ -441,9 +488,13 @@ def differences(old: Entry, new: Entry) -> list[dict[str, str]]:
     return found
 
 
-def compare(specs: list[dict[str, Any]], check_mode: bool) -> tuple[list[Entry], list[tuple[Entry, Entry]], list[dict[str, str]]]:
+def compare(module: Module, specs: list[dict[str, Any]]) -> tuple[list[Entry], list[tuple[Entry, Entry]], list[dict[str, str]]]:
     """Return what there is to be, what of it replaces what, and the diff. Raises FilesError for what cannot be done."""
-    wanted = [wanted_entry(spec, check_mode) for spec in specs]
+    wanted = [wanted_entry(spec, module.check_mode) for spec in specs]
+    wanted = [
+        let_through(module, entry, spec["let_through"]) if spec.get("let_through") and entry.state == "directory" else entry
+        for entry, spec in zip(wanted, specs, strict=True)
+    ]
     paths = [entry.path for entry in wanted]
     wanted += [Entry(path, "absent") for path in superfluous(specs) if path not in paths]
     for path in paths:
@@ -524,7 +575,7 @@ def take_secrets(module: Module) -> list[dict[str, Any]]:
 
 def run(module: Module) -> dict[str, Any]:
     """Do the whole job; returns what goes to exit_json, raises FilesError before anything was changed."""
-    wanted, plan, diff = compare(module.params["files"] + take_secrets(module), module.check_mode)
+    wanted, plan, diff = compare(module, module.params["files"] + take_secrets(module))
     result: dict[str, Any] = {"changed": bool(plan), "changed_paths": [new.path for old, new in plan], "diff": diff}
     if module.params["read"]:
         result["contents"] = read(module.params["read"])
@@ -638,6 +689,7 @@ def main() -> None:
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "raw"},
+                    "let_through": {"type": "list", "elements": "str"},
                 },
             },
             "secrets": {

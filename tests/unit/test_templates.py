@@ -100,6 +100,8 @@ Service = Callable[..., dict[str, list[str]]]
 # How the server is started.
 ENTRY = """:/bin/sh -ac '. "$0" && exec "$@"' /etc/shop/%i/env """
 
+CLOSED_CALLS = "~@privileged @resources @keyring io_uring_enter io_uring_register io_uring_setup"
+
 # What the sandbox consists of. `false` has to leave out all of it.
 SANDBOX = {
     "ProtectSystem": ["strict"],
@@ -117,7 +119,9 @@ SANDBOX = {
     "RestrictSUIDSGID": ["true"],
     "RestrictNamespaces": ["true"],
     "MemoryDenyWriteExecute": ["true"],
-    "SystemCallFilter": ["@system-service", "~@privileged @resources", "@chown"],
+    "SystemCallFilter": ["@system-service", CLOSED_CALLS, "@chown"],
+    "TemporaryFileSystem": ["/dev/shm:mode=1777,size=50%"],
+    "InaccessiblePaths": ["-/run/lock"],
     "SystemCallArchitectures": ["native"],
     "RestrictAddressFamilies": ["AF_UNIX AF_INET AF_INET6"],
 }
@@ -266,9 +270,12 @@ def test_the_sandbox_is_on_unless_switched_off(service: Service) -> None:
         ({"asgi_service_sandbox_proc": True}, {"ProtectProc": None, "ProcSubset": None}),
         ({"asgi_service_sandbox_readable_homes": True}, {"ProtectHome": ["read-only"]}),
         ({"asgi_service_sandbox_writable_paths": ["/srv/a", "/srv/b"]}, {"ReadWritePaths": ["/srv/a /srv/b"]}),
+        ({"asgi_service_sandbox_writable_paths": ["/dev/shm"]}, {"ReadWritePaths": ["/dev/shm"], "TemporaryFileSystem": None}),
+        ({"asgi_service_sandbox_writable_paths": ["/run/lock"]}, {"ReadWritePaths": ["/run/lock"], "InaccessiblePaths": None}),
+        ({"asgi_service_sandbox_writable_paths": ["/var/lock"]}, {"ReadWritePaths": ["/var/lock"], "InaccessiblePaths": None}),
         (
             {"asgi_service_sandbox_system_calls": ["mbind", "@resources"]},
-            {"SystemCallFilter": ["@system-service", "~@privileged @resources", "@chown mbind @resources"]},
+            {"SystemCallFilter": ["@system-service", CLOSED_CALLS, "@chown mbind @resources"]},
         ),
         (
             {"asgi_service_sandbox_address_families": ["AF_UNIX", "AF_NETLINK"]},

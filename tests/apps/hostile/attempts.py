@@ -150,7 +150,7 @@ def compile_link(build):
     (build.work / "compile").symlink_to(build.directory)
 
 
-@attempt("have root read a FIFO at the place of uv.lock", group="quiet", everywhere=True)
+@attempt("have root read a FIFO at the place of uv.lock", everywhere=True)
 def lock_fifo(build):
     os.mkfifo(replaced(build.source / "uv.lock"))
 
@@ -387,7 +387,7 @@ def left_sparse(build):
         stream.truncate(8 << 40)
 
 
-@attempt("leave two hundred files whose digests take for ever")
+@attempt("leave two hundred files whose digests take for ever", REFUSED, message="never written")
 def left_sparse_many(build):
     build.library.mkdir(parents=True, exist_ok=True)
     for number in range(200):
@@ -456,7 +456,7 @@ def run_by_root(build):
 
 
 @attempt(
-    "have root or the next build read settings that the build left (uv.toml, pip.conf, .gitconfig, .netrc)", group="quiet", everywhere=True
+    "have root or the next build read settings that the build left (uv.toml, pip.conf, .gitconfig, .netrc)", options=SERVER, everywhere=True
 )
 def settings(build):
     for directory in (build.work, build.source, build.venv, build.cache, Path("/tmp"), Path(os.environ.get("HOME", "/tmp"))):
@@ -600,7 +600,7 @@ for path in pathlib.Path({str(build.cache)!r}).rglob("h11/*.py"):
     )
 
 
-@attempt("have root or the next build follow links in the cache", group="quiet", everywhere=True)
+@attempt("have root or the next build follow links in the cache, and fail all that follow", everywhere=True)
 def cache_links(build):
     for path in list(build.cache.iterdir()):
         with contextlib.suppress(OSError):

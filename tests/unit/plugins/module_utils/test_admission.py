@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,39 @@ def test_what_was_built_is_root_s_and_nobody_else_can_write_it(release: Path) ->
     module = site_of(release) / "shop/__init__.py"
     assert stat.S_IMODE(module.stat().st_mode) == 0o644
     assert walk.digests[str(module)] == hashlib.sha256(b"x = 1\n").hexdigest()
+
+
+def test_what_was_never_written_is_bounded_and_not_read(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = site_of(release)
+    for name in ("first", "second"):
+        with open(site / name, "wb") as stream:
+            stream.truncate(600 << 20)
+    own(release / ".venv")
+    read: list[int] = []
+    blocks = Admission._blocks
+
+    def noted(self: Admission, source: int) -> Iterator[bytes]:
+        read.append(os.fstat(source).st_size)
+        return blocks(self, source)
+
+    monkeypatch.setattr(Admission, "_blocks", noted)
+    with pytest.raises(BuildError, match=r"more than 1 GiB that were never written, at last .*/second\. Have it write"):
+        admit(release)
+    assert read.count(600 << 20) == 1
+
+
+def test_a_file_with_a_hole_is_admitted_as_it_reads(release: Path) -> None:
+    module = site_of(release) / "hole.bin"
+    with open(module, "wb") as stream:
+        stream.write(b"begin")
+        stream.truncate(1 << 20)
+        stream.seek(1 << 20)
+        stream.write(b"end")
+    content = module.read_bytes()
+    own(release / ".venv")
+    walk = admit(release)
+    assert module.read_bytes() == content
+    assert walk.digests[str(module)] == hashlib.sha256(content).hexdigest()
 
 
 def outside(release: Path) -> Path:

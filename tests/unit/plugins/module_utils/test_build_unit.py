@@ -148,3 +148,11 @@ def test_the_addresses_of_a_host_are_known() -> None:
     found = build_unit.own_addresses()
     assert not [each for each in found if each.startswith(("127.", "fe80:"))]
     assert all(ipaddress.ip_address(each) for each in found)
+
+
+def test_what_root_s_kernel_does_for_a_build_is_closed() -> None:
+    """Rules for system calls do not see what io_uring does, and keys outlive the build."""
+    found = Sandbox("asgi-build-shop", "/opt/shop", "/opt/shop/releases/A").properties("/", [], 60, network=False)
+    [closed] = [set(each.partition("=~")[2].split()) for each in found if each.startswith("SystemCallFilter=~")]
+    assert closed == {"@privileged", "@keyring", "io_uring_setup", "io_uring_enter", "io_uring_register"}
+    assert {"KeyringMode=private", "TemporaryFileSystem=/dev/shm:mode=1777,size=25%"} <= set(found)

@@ -153,3 +153,28 @@ def test_a_tree_is_removed_and_no_link_followed(tmp_path: Path) -> None:
         remove_tree(str(tmp_path / name))
         assert not os.path.lexists(tmp_path / name)
     assert (tmp_path / "kept").is_dir()
+
+
+@pytest.mark.usefixtures("played")
+@pytest.mark.parametrize("damage", ["none", "link", "bucket is a file", "lock is a directory", "pipe"])
+def test_a_cache_that_a_build_has_damaged_is_made_anew(tmp_path: Path, damage: str) -> None:
+    """uv would fail on it in every build that follows."""
+    builds = Builder("asgi-build-shop", "shop", str(tmp_path / "cache"))
+    builds.prepare()
+    cache = Path(builds.cache)
+    (cache / "wheels-v5").mkdir()
+    for name in (".lock", "CACHEDIR.TAG", ".gitignore", "uv.toml"):
+        (cache / name).touch()
+    if damage == "link":
+        (cache / "archive-v0").symlink_to("/etc")
+    elif damage == "bucket is a file":
+        (cache / "archive-v0").touch()
+    elif damage == "lock is a directory":
+        (cache / ".lock").unlink()
+        (cache / ".lock").mkdir()
+    elif damage == "pipe":
+        os.mkfifo(cache / "x")
+    builds.prepare()
+    assert (cache / "wheels-v5").exists() is (damage == "none")
+    assert cache.is_dir()
+    assert Path("/etc").is_dir()

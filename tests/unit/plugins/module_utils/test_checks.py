@@ -13,7 +13,7 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.checks import CHECK
 ROOT = Path(__file__).resolve().parents[4]
 # In place of the defaults that are expressions.
 FILLED: dict[str, dict[str, Any]] = {
-    "asgi_account": {"app": "shop", "user": "shop", "group": "shop"},
+    "asgi_account": {"app": "shop", "user": "shop", "group": "shop", "socket_group": "www-data"},
     "asgi_uv": {},
     "asgi_release": {
         "app": "shop",
@@ -125,6 +125,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("asgi_account", {"groups": ["users,sudo"]}, 'asgi_account_groups ["users,sudo"]'),
     ("asgi_account", {"user": "root", "manage_user": False}, "one of them belongs to the system"),
     ("asgi_account", {"group": "www-data"}, "one of them belongs to the system"),
+    ("asgi_account", {"socket_group": "www data"}, 'asgi_account_socket_group (asgi_service_socket_group) is "www data"'),
     ("asgi_account", {"uid": 99}, 'asgi_account_uid is 99 and asgi_account_gid "unset"'),
     ("asgi_account", {"gid": "60000"}, 'asgi_account_gid "60000": each must be a number from 100 to 59999'),
     ("asgi_uv", {"version": 0.13}, "asgi_uv_version is 0.13: it must be one version in full"),

@@ -85,6 +85,22 @@ def library_with_a_link(host: Host) -> None:
     os.symlink("/nowhere/x.py", f"{HOME(host)}/lib/boot.py")
 
 
+def shut_out(host: Host) -> None:
+    """The application's directory is its group's, and nginx's group is not in the access list."""
+    Path(f"{SETTINGS(host)}/socket").write_text("[Socket]\nSocketGroup=4321\n")
+    Path(f"{host.layout.next}/socket").write_text("[Socket]\nSocketGroup=4321\n")
+    Path(host.layout.unit_file("blue", "socket")).write_text("[Socket]\nSocketGroup=4321\n")
+    mode(HOME, 0o750)(host)
+
+
+def of_another_group(host: Host) -> None:
+    for path in (f"{SETTINGS(host)}/service", f"{host.layout.next}/service", host.layout.unit_file("blue", "service")):
+        text = Path(path).read_text()
+        Path(path).write_text(f"{text}[Service]\nGroup={os.getegid()}\n")
+    os.chown(HOME(host), -1, 4322)
+    mode(HOME, 0o750)(host)
+
+
 def readable_kept_settings(host: Host) -> None:
     os.makedirs(host.layout.old_settings, exist_ok=True)
     mode(at("etc/{app}/kept"), 0o755)(host)
@@ -168,7 +184,9 @@ CASES: dict[str, tuple[Corrupt, str, str]] = {
     "the application is not ready": (unready, "rollout", "slot blue does not answer as it has to on"),
     "nginx may not use the socket": (mode(SOCKET, 0o600), "settle", "blue.sock has mode 0600, and not 0660"),
     "anybody may use the socket": (mode(SOCKET, 0o666), "settle", "blue.sock has mode 0666, and not 0660"),
-    "nobody gets through to the slots": (mode(HOME, 0o700), "settle", "opt/shop has mode 0700, and not 0755"),
+    "nobody gets through to the slots": (mode(HOME, 0o700), "settle", "opt/shop has mode 0700, and not 0750"),
+    "nginx does not get through to the slots": (shut_out, "settle", "opt/shop does not let group 4321 through, which nginx has"),
+    "another group gets through to the slots": (of_another_group, "settle", "opt/shop is of group 4322, and not of"),
     "anybody may replace the live link": (mode(SLOTS, 0o777), "settle", "slots has mode 0777, and not 0755"),
     "anybody may replace a slot's links": (mode(BLUE, 0o775), "settle", "slots/blue has mode 0775, and not 0755"),
     "anybody may add a release": (mode(RELEASES, 0o757), "settle", "releases has mode 0757, and not 0755"),

@@ -103,6 +103,18 @@ def test_what_is_appended_is_read_and_a_broken_line_is_passed_over(tmp_path: Pat
     assert [entry["release"] for entry in read_history(path)] == ["A", "B"]
 
 
+def test_the_history_is_root_s_alone(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    # As earlier versions have made it.
+    path.write_text('{"release": "A"}\n')
+    path.chmod(0o644)
+    append_history(str(path), {"release": "B"})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    append_history(str(path), {"release": "C"})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_a_line_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
     path = str(tmp_path / "history.jsonl")
     append_history(path, {"release": "A", "result": "ok"})

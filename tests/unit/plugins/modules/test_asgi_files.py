@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.steadfast.asgi.plugins.module_utils import acl
 from ansible_collections.steadfast.asgi.plugins.module_utils.credentials import Credentials
+from ansible_collections.steadfast.asgi.plugins.module_utils.legible import Module
 from ansible_collections.steadfast.asgi.plugins.module_utils.slots import fingerprint
 from ansible_collections.steadfast.asgi.plugins.modules import asgi_files
 
@@ -626,3 +628,89 @@ def test_what_is_read_is_what_was_there_before(files: Files, tmp_path: Path) -> 
     assert result["contents"] == {str(tmp_path / "old"): "before\n"}
     assert (tmp_path / "old").read_text() == "after\n"
     assert "contents" not in files({"path": tmp_path / "old", "content": "after\n"})
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> None:
+    if asgi_files.access_list(str(tmp_path)) is None:
+        pytest.skip("this file system knows no access lists")
+
+
+@pytest.mark.usefixtures("lists")
+def test_groups_are_let_through_a_directory(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "home"
+    gate = {"path": path, "state": "directory", "mode": "0750", "let_through": ["4321"]}
+    told = files(gate, check=True)
+    assert (told["changed"], path.exists()) == (True, False)
+    assert "group:4321:--x" in told["diff"][0]["after"]
+    assert files(gate)["changed"] is True
+    assert mode(path) == 0o750
+    assert acl.lets_through(acl.read(str(path)), 4321)
+    assert files(gate)["changed"] is False
+    assert files(gate, check=True)["changed"] is False
+    # Whoever else was let through stays so; and who does not ask for it changes nothing of it.
+    acl.write(str(path), acl.letting_through(acl.read(str(path)), 0o750, {4322}))
+    assert files(gate)["changed"] is False
+    assert files({**gate, "let_through": None})["changed"] is False
+
+
+@pytest.mark.usefixtures("lists")
+def test_a_directory_that_was_open_is_never_shut_to_those_who_are_let_through(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "home"
+    path.mkdir(mode=0o755)
+    seen = []
+
+    def watched(name: str) -> Callable[..., None]:
+        call = getattr(os, name)
+
+        def run(*arguments: Any) -> None:
+            call(*arguments)
+            if str(arguments[0]) == str(path):
+                seen.append(bool(mode(path) & 1) or acl.lets_through(acl.read(str(path)), 4321))
+
+        return run
+
+    for name in ("chown", "chmod", "setxattr"):
+        monkeypatch.setattr(os, name, watched(name))
+    gate = {"path": path, "state": "directory", "mode": "0750", "let_through": ["4321"]}
+    assert files(gate)["changed"] is True
+    assert seen == [True] * 3
+    assert mode(path) == 0o750
+
+
+@pytest.mark.usefixtures("lists")
+def test_an_access_list_is_put_back(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "home"
+    path.mkdir(mode=0o755)
+    gate = {"path": path, "state": "directory", "mode": "0750", "let_through": ["4321"]}
+    assert files(gate, validate=REFUSE)["restored"] == [str(path)]
+    assert (mode(path), acl.read(str(path))) == (0o755, b"")
+    files(gate)
+    before = acl.read(str(path))
+    assert files({**gate, "let_through": ["4321", "4322"]}, validate=REFUSE)["restored"] == [str(path)]
+    assert (mode(path), acl.read(str(path))) == (0o750, before)
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        ("no such group", "this host has no group no-such-group yet"),
+        ("no access lists", "its file system knows no access lists (acl(5))"),
+    ],
+)
+def test_a_directory_stays_open_where_nobody_could_be_let_through(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, why: str
+) -> None:
+    if reason == "no access lists":
+        monkeypatch.setattr(asgi_files, "access_list", lambda _path: None)
+    group = "no-such-group" if reason == "no such group" else "4321"
+    path = tmp_path / "home"
+    gate = {"path": path, "state": "directory", "mode": "0750", "let_through": [group]}
+    said: list[str] = []
+    monkeypatch.setattr(Module, "warn", lambda _self, text: said.append(text))
+    files(gate)
+    assert said == [f"Every user of this host may read what is in {path}, for {why}. Its mode becomes 0755, not 0750."]
+    assert mode(path) == 0o755
+    assert files(gate)["changed"] is False

@@ -58,7 +58,8 @@ def test_nobody_logs_in(host: Host, user: str) -> None:
 def test_tree(host: Host, app: str, group: str) -> None:
     directories = [f"/opt/{app}{below}" for below in ["", "/releases", "/slots", "/slots/blue", "/slots/green"]]
     found = host.check_output(f"stat --format '%n %F %U:%G %a' {' '.join(directories)} /etc/{app}").splitlines()
-    assert found == [f"{path} directory root:root 755" for path in directories] + [f"/etc/{app} directory root:{group} 750"]
+    gated = [f"{path} directory root:{group} 750" for path in (f"/opt/{app}", f"/etc/{app}")]
+    assert found == gated[:1] + [f"{path} directory root:root 755" for path in directories[1:]] + gated[1:]
 
 
 @pytest.mark.parametrize(("app", "user"), [("shop", "shop"), ("ledger", "bookkeeper"), ("library", "librarian")])
@@ -69,9 +70,19 @@ def test_who_reads_and_writes(host: Host, app: str, user: str) -> None:
         assert code != 0
         assert "Permission denied" in said
     for stranger in ["nobody", "atlas"]:
-        code, said = run_as(host, stranger, f"ls /etc/{app}")
-        assert code != 0
-        assert "Permission denied" in said
+        for directory in (f"/etc/{app}", f"/opt/{app}", f"/opt/{app}/releases"):
+            code, said = run_as(host, stranger, f"ls {directory}")
+            assert code != 0
+            assert "Permission denied" in said
+
+
+@pytest.mark.parametrize("app", ["shop", "ledger", "library"])
+def test_nginx_goes_through_to_static_files_and_sees_nothing_else(host: Host, app: str) -> None:
+    assert run_as(host, "www-data", f"ls /opt/{app}/slots")[0] == 0
+    code, said = run_as(host, "www-data", f"ls /opt/{app}")
+    assert code != 0
+    assert "Permission denied" in said
+    assert run_as(host, "www-data", f"ls /etc/{app}")[0] != 0
 
 
 def test_adopted_files_are_kept(host: Host) -> None:

@@ -17,7 +17,8 @@ def _repaired(apply_role: Callable[..., None]) -> None:
 
 def test_whole_again(host: Host) -> None:
     assert (host.user("shop").group, host.user("shop").home) == ("shop", "/nonexistent")
-    assert host.file("/opt/shop").mode == 0o755
+    opt = host.file("/opt/shop")
+    assert (opt.user, opt.group, opt.mode) == ("root", "shop", 0o750)
     assert host.file("/opt/shop/slots/green").is_directory
     etc = host.file("/etc/shop")
     assert (etc.user, etc.group, etc.mode) == ("root", "shop", 0o750)
