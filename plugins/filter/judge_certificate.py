@@ -59,7 +59,7 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - RV(_value.problems) and RV(_value.warnings_of_certificate) are lists of messages. RV(_value.days_left) says in how many days the
+    - C(problems) and C(warnings_of_certificate) are lists of messages. C(days_left) says in how many days the
       first of the certificates ends; it is 0 where there are problems.
   type: dict
 """

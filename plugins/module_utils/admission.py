@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from .execute import BuildError, StoppedError
 from .store import TEMPORARY, Store
@@ -273,10 +273,11 @@ def _kind(mode: int) -> str:
     return "something else"
 
 
-def check_records(site: str, digests: dict[str, str]) -> None:
+def check_records(site: str, digests: dict[str, str], scripts: Mapping[str, str] | None = None) -> None:
     """Compare the files of installed packages with what the packages' own lists say (RECORD, PEP 376). Raises BuildError.
 
-    `site` is site-packages, `digests` what the admission has found. Packages that share a file are content with one another's.
+    `site` is site-packages, `digests` what the admission has found. Packages that share a file are content with one another's. `scripts`
+    are those that root has written for this environment, with their digests.
     """
     listed: dict[str, set[str]] = {}
     owner: dict[str, str] = {}
@@ -293,7 +294,7 @@ def check_records(site: str, digests: dict[str, str]) -> None:
         found = digests.get(path)
         if found is None and not os.path.lexists(path):
             raise BuildError(f"{shown(path)} of the package {owner[path]} is missing: a build script of another package has removed it")
-        if found and found not in wanted:
+        if found and found not in wanted and found != (scripts or {}).get(path):
             raise BuildError(
                 f"{shown(path)} is not what the package {owner[path]} brings (its RECORD has another digest): something has changed it "
                 "since. Look for a package whose build script does that"

@@ -113,6 +113,7 @@ class Build:
         self.key = ""
         # The inodes of files that are another release's too, with their paths there.
         self.shared: dict[tuple[int, int], str] = {}
+        self.scripts: dict[str, str] = {}
         self.admitted = self.admitted_app = self.admission()
         self.steps: list[dict[str, Any]] = []
         self.warnings: list[str] = []
@@ -384,7 +385,7 @@ class Build:
         """Install the application's packages, and the application itself where it is a package."""
         equal = self.equal_release()
         if equal:
-            self.shared = clone(os.path.join(equal, ".venv"), self.venv, self.builder)
+            self.shared, self.scripts = clone(os.path.join(equal, ".venv"), self.venv, self.builder)
         lock, offline = self.recipe["lock"], self.recipe.get("wheelhouse")
         if self.recipe["format"] == "uv" and not offline:
             # Inexact, because an environment to begin with has the server in it already.
@@ -436,7 +437,7 @@ class Build:
         admission.known = self.shared
         admission.admit(self.venv)
         for site in site_packages(self.venv):
-            check_records(site, admission.digests)
+            check_records(site, admission.digests, self.scripts)
         return admission
 
     def check_app(self) -> None:

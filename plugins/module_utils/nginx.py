@@ -19,11 +19,11 @@ _TOKEN = re.compile(
       | (?P<word>(?:\\.|\$\{|[^\s;{\\])+)""",
     re.VERBOSE | re.DOTALL,
 )
-_HEADING = re.compile(r"^# configuration file (.+):$", re.MULTILINE)
+_HEADING = re.compile(r"^# configuration file (.+):\n", re.MULTILINE)
 _WRITTEN = "# Written by the Ansible role steadfast.asgi.asgi_nginx;"
 _OWN_NAME = re.compile(r"/asgi-([a-z][a-z0-9-]*)\.conf\Z")
-# certbot's, for the seconds in which an authority asks for a proof.
-_TRANSIENT = "le_http_01_cert_challenge.conf"
+# certbot's and asgi_certificate's, for the seconds in which an authority asks for a proof.
+_TRANSIENT = ("le_http_01_cert_challenge.conf", "00-asgi-acme.conf")
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Configuration:
             self._server(block, hostname.lower())
             for http in self.http()
             for block in self._expand(http.block, (self.main,))
-            if block.words[0] == "server" and os.path.basename(block.file) != _TRANSIENT
+            if block.words[0] == "server" and os.path.basename(block.file) not in _TRANSIENT
         ]
 
     def http(self) -> list[Directive]:

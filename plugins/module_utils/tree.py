@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from typing import Protocol
@@ -60,13 +61,15 @@ class Owner(Protocol):
     gid: int
 
 
-def clone(old: str, new: str, builder: Owner) -> dict[tuple[int, int], str]:
+def clone(old: str, new: str, builder: Owner) -> tuple[dict[tuple[int, int], str], dict[str, str]]:
     """Make the virtual environment `new`, an empty directory, the same as `old`, a release's: its files are links to the same ones.
 
-    Returns the inodes of the files that are shared now, with their paths in `old`. Bytecode is left out: it belongs to modules that
-    may be replaced.
+    Returns the inodes of the files that are shared now, with their paths in `old`, and the scripts that name the new environment in place
+    of the old, with their SHA-256 in hexadecimal digits: the RECORD of their package has that of another environment's. Bytecode is left
+    out: it belongs to modules that may be replaced.
     """
     shared = {}
+    scripts = {}
     for root, directories, files in os.walk(old):
         there = new + root[len(old) :]
         directories[:] = [name for name in directories if name != "__pycache__"]
@@ -81,7 +84,12 @@ def clone(old: str, new: str, builder: Owner) -> dict[tuple[int, int], str]:
             path, target = os.path.join(root, name), os.path.join(there, name)
             if os.path.islink(path):
                 os.symlink(os.readlink(path), target)
-            elif os.path.basename(root) != "bin" or not _adapted(path, target, old, new):
+            elif os.path.basename(root) == "bin" and (content := _adapted(path, old, new)):
+                with open(target, "wb") as stream:
+                    stream.write(content)
+                shutil.copymode(path, target)
+                scripts[target] = hashlib.sha256(content).hexdigest()
+            else:
                 try:
                     os.link(path, target, follow_symlinks=False)
                     status = os.lstat(path)
@@ -90,16 +98,11 @@ def clone(old: str, new: str, builder: Owner) -> dict[tuple[int, int], str]:
                     if error.errno != errno.EMLINK:
                         raise
                     shutil.copy2(path, target)
-    return shared
+    return shared, scripts
 
 
-def _adapted(path: str, target: str, old: str, new: str) -> bool:
-    """Write `target` if the script at `path` names the environment that it is in; return whether it does."""
+def _adapted(path: str, old: str, new: str) -> bytes:
+    """Return the script at `path` for the environment `new`, b'' if it does not name the one that it is in."""
     with open(path, "rb") as stream:
         content = stream.read()
-    if old.encode() not in content:
-        return False
-    with open(target, "wb") as stream:
-        stream.write(content.replace(old.encode(), new.encode()))
-    shutil.copymode(path, target)
-    return True
+    return content.replace(old.encode(), new.encode()) if old.encode() in content else b""

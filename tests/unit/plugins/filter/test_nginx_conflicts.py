@@ -33,6 +33,13 @@ def test_the_new_site_takes_the_place_of_the_old_one() -> None:
     assert DEFAULT in said
 
 
+def test_the_place_is_that_in_the_file() -> None:
+    written = "# Written by the Ansible role steadfast.asgi.asgi_nginx; changes made here are overwritten.\n"
+    dump = f"{DUMP}\n# configuration file /etc/nginx/conf.d/asgi-blog.conf:\n{written}server {{ server_name shop.example; }}\n"
+    said = nginx_conflicts(files(), packed(dump), SITE)
+    assert any("the application blog (/etc/nginx/conf.d/asgi-blog.conf, line 2)" in each for each in said), said
+
+
 def test_what_is_removed_is_no_conflict() -> None:
     assert nginx_conflicts(files({"path": DEFAULT, "state": "absent"}), packed(DUMP), SITE) == []
 

@@ -394,6 +394,23 @@ RECORDS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize("content", ["for this environment", "evil"])
+def test_a_script_that_root_has_written_for_this_environment_is_no_stranger(release: Path, content: str) -> None:
+    """The list of its package has the digest that it had in the environment that this one began with."""
+    site = site_of(release)
+    package(site, "lib", {"lib/a.py": "a", "../../../bin/run": "for another environment"})
+    script = site.parents[2] / "bin/run"
+    script.write_text(content)
+    own(release / ".venv")
+    scripts = {str(script): hashlib.sha256(b"for this environment").hexdigest()}
+    digests = admit(release).digests
+    if content == "evil":
+        with pytest.raises(BuildError, match="bin/run is not what the package lib-1"):
+            check_records(str(site), digests, scripts)
+    else:
+        check_records(str(site), digests, scripts)
+
+
 @pytest.mark.parametrize("case", RECORDS)
 def test_packages_are_what_their_lists_say(release: Path, case: str) -> None:
     site = site_of(release)

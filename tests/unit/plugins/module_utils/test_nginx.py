@@ -110,9 +110,8 @@ def test_the_site_is_no_conflict_with_itself() -> None:
     assert conflicts({MAIN: HTTP, SITE: OURS + OURS}, SITE) == []
 
 
-@pytest.mark.parametrize("name", ["le_http_01_cert_challenge.conf"])
-def test_certbots_challenge_is_none(name: str) -> None:
-    challenge = f"/etc/letsencrypt/{name}"
+@pytest.mark.parametrize("challenge", ["/etc/letsencrypt/le_http_01_cert_challenge.conf", "/etc/nginx/conf.d/00-asgi-acme.conf"])
+def test_what_is_there_for_a_certificate_is_none(challenge: str) -> None:
     main = HTTP.replace("http {", f"http {{ include {challenge};")
     assert refused("server { listen 80; server_name shop.example; }", challenge, main=main) == []
 
@@ -188,7 +187,7 @@ def test_options_that_hold_for_all_sites_of_an_address(ours: str, other: str, be
 
 def test_dump() -> None:
     dump = f"# configuration file {MAIN}:\nhttp {{}}\n# a word\n\n# configuration file /a b.conf:\n\n# configuration file /c:\nx;"
-    assert split_dump(dump) == {MAIN: "\nhttp {}\n# a word\n\n", "/a b.conf": "\n\n", "/c": "\nx;"}
+    assert split_dump(dump) == {MAIN: "http {}\n# a word\n\n", "/a b.conf": "\n", "/c": "x;"}
     assert split_dump("") == {}
 
 

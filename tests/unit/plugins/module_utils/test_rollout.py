@@ -1588,7 +1588,7 @@ def test_a_broken_certificate_is_not_reloaded(at_rest: Host, roll: Roll, speak_t
     roll("A").run()
     (at_rest.root / "host/privkey.pem").write_text("")
     (Path(at_rest.layout.next) / "gunicorn.conf.py").write_text("workers = 3")
-    with pytest.raises(RolloutError, match=r"slot green serves on as before: .*privkey.pem are no certificate and key"):
+    with pytest.raises(RolloutError, match=r"slot green serves on as before: .*privkey.pem is not a private key in PEM form"):
         roll("A").run()
     assert reloads == []
     assert (Path(at_rest.layout.settings("green")) / "gunicorn.conf.py").read_text() != "workers = 3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -26,11 +27,12 @@ def test_a_clone_is_the_same_files_and_scripts_of_its_own(tmp_path: Path) -> Non
     (old / "lib/site/module.py").write_text("x = 1\n")
     (old / "lib/site/__pycache__/module.cpython-313.pyc").write_text("of a module that may be replaced")
     new.mkdir(parents=True)
-    shared = clone(str(old), str(new), builder)
+    shared, scripts = clone(str(old), str(new), builder)
     status = (old / "lib/site/module.py").stat()
     assert (new / "lib/site/module.py").samefile(old / "lib/site/module.py")
     assert shared == {(status.st_dev, status.st_ino): str(old / "lib/site/module.py")}
     assert (new / "bin/tool").read_text() == f"#!{new}/bin/python\n"
+    assert scripts == {str(new / "bin/tool"): hashlib.sha256((new / "bin/tool").read_bytes()).hexdigest()}
     assert os.access(new / "bin/tool", os.X_OK)
     assert (old / "bin/tool").read_text() == f"#!{old}/bin/python\n"
     assert (new / "bin/python").is_symlink()

@@ -252,7 +252,7 @@ BY_SHOP = "by the application shop (/etc/nginx/conf.d/asgi-shop.conf, line "
 TAKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a name": ({"asgi_nginx_domains": ["shop.example"]}, ["shop.example (asgi_nginx_domains", BY_SHOP, "asgi_nginx_app: shop"]),
     "a name that redirects": ({"asgi_nginx_domains": ["blog.example", "www.shop.example"]}, ["www.shop.example (", BY_SHOP]),
-    "a name in a file of somebody's": (
+    "a name in another file": (
         {"asgi_nginx_domains": ["by-hand.example"], "asgi_nginx_http_port": 8081},
         ["by-hand.example (", "*:8081", "a site of somebody else's (/etc/nginx/conf.d/shop.conf, line 2)"],
     ),
@@ -264,7 +264,7 @@ TAKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"asgi_nginx_default_server": True},
         ["asgi_nginx_default_server is true", "/etc/nginx/sites-enabled/default", "asgi_nginx_remove_debian_default"],
     ),
-    "a port for the PROXY protocol": ({"asgi_nginx_http_port": 8082}, ["asgi_nginx_proxy_protocol is false", "the application balanced"]),
+    "a port for the PROXY protocol": ({"asgi_nginx_http_port": 8082}, ["asgi_nginx_proxy_protocol is false", "the application balanced ("]),
 }
 
 

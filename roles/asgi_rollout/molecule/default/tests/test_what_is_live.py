@@ -44,7 +44,8 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "the settings are gone": ("rm -r /etc/plain/$S", "rollout", "changed since slot", ""),
     "the release link dangles": ("ln -sfn ../../releases/none slots/$S/release", "rollout", "another release", ""),
     "another program listens": (
-        "rm /run/plain/$S.sock; systemd-run --quiet --unit=stranger python3 -c 'import http.server as h, socketserver as s, os;"
+        "systemctl --quiet stop stranger; rm /run/plain/$S.sock\n"
+        "systemd-run --quiet --unit=stranger python3 -c 'import http.server as h, socketserver as s, os;"
         "os.umask(0o117); s.UnixStreamServer(\"/run/plain/'$S'.sock\", h.BaseHTTPRequestHandler).serve_forever()'; sleep 2;"
         "chown root:www-data /run/plain/$S.sock",
         "rollout",
