@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ class Developer:
             command,
             cwd=self.checkouts[checkout] / "roles" / role,
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -89,9 +88,10 @@ def test_hosts_that_are_gone_are_made_again(developer: Developer) -> None:
     # As an aborted run leaves them: Molecule notes that they are created, and one is not there.
     subprocess.run(["docker", "rm", "--force", "--volumes", "account-0000-debian12"], check=True, stdout=subprocess.DEVNULL)
     developer.run("molecule", "create")
-    if shutil.which("script"):
-        said = developer.run("script", "--quiet", "--return", "--command", "echo hostname | molecule login --host account-0000-debian13")
-        assert "account-0000-debian13" in said, said
+    # It asks a terminal for its size.
+    login = developer.start("script", "--quiet", "--return", "--command", "molecule login --host account-0000-debian13", "/dev/null")
+    said, _nothing = login.communicate("cat /etc/hostname\nexit\n", timeout=60)
+    assert (login.returncode, "account-0000-debian13:/#" in said) == (0, True), said
     # The other checkout's hosts would have the same names; it takes them over, and its own notes are no obstacle.
     developer.run("molecule", "create", checkout=1)
     labelled = ["docker", "ps", "--quiet", "--filter", f"label=steadfast.checkout={developer.checkouts[1].resolve()}"]
