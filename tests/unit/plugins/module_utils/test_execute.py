@@ -77,10 +77,11 @@ def test_signals_stop_a_run(number: signal.Signals) -> None:
 
 
 GONE = """
-import sys, time
+import os, sys, time
 from ansible_collections.steadfast.asgi.plugins.module_utils.execute import Run
 run = Run()
-print("ready", flush=True)
+# In one piece: who has read the first one may be gone before the second.
+os.write(1, b"ready")
 for _ in range(200):
     reason = run.over()
     if reason:
