@@ -8,27 +8,12 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.steadfast.asgi.plugins.module_utils.locks import LockedError, locked
-
-
-class Clock:
-    """Time that passes only while somebody sleeps. `while_asleep` is what happens meanwhile."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.while_asleep: Callable[[], None] = lambda: None
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.while_asleep()
+from ansible_collections.steadfast.asgi.tests.unit.fake_host import Clock
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,27 +15,6 @@ from ansible_collections.steadfast.asgi.plugins.module_utils.slots import (
     read_history,
     replace_link,
 )
-
-
-class Clock:
-    """Time that passes only while somebody sleeps. `while_asleep` is what happens meanwhile."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.while_asleep: Callable[[], None] = lambda: None
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.while_asleep()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
 
 # The link
 
