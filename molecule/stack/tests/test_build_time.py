@@ -28,24 +28,29 @@ def times(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     subprocess.run([ROOT / "tools/example-lock"], check=True, capture_output=True)
     shutil.copytree(ROOT / "examples/fastapi-app", folder / "source", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
     server = "{{ lookup('ansible.builtin.file', '" + str(ROOT / "roles/asgi_release/files/server-requirements.txt") + "') }}"
-    module = {"source": f"{folder}/source", "releases": RELEASES, "import_path": "app.main:app", "uv": "/opt/uv/0.13.8/bin/uv"}
-    build = {"steadfast.asgi.asgi_release": module | {"server_requirements": server}, "register": "built"}
-    tasks: list[dict[str, Any]] = [{"ansible.builtin.file": {"path": RELEASES, "state": "directory", "mode": "0755"}}, build]
+    module = {"releases": RELEASES, "import_path": "app.main:app", "uv": "/opt/uv/0.13.8/bin/uv"}
+
+    def build(source: str) -> dict[str, Any]:
+        return {
+            "steadfast.asgi.asgi_release": module | {"source": f"{folder}/{source}", "server_requirements": server},
+            "register": "built",
+        }
+
+    tasks: list[dict[str, Any]] = [{"ansible.builtin.file": {"path": RELEASES, "state": "directory", "mode": "0755"}}, build("source")]
     for number in range(CHANCES):
-        change = {"content": f"NUMBER = {number}\n", "dest": f"{folder}/source/app/changed.py", "mode": "0644"}
-        for kind, before in (
-            ("warm", {"ansible.builtin.shell": f"rm -r {RELEASES}/*"}),
-            ("changed", {"ansible.builtin.copy": change, "delegate_to": "localhost", "become": False}),
-        ):
-            kept = {"content": "{{ built.steps | to_json }}", "dest": f"{folder}/{kind}-{number}", "mode": "0600"}
-            tasks += [before, build, {"ansible.builtin.copy": kept, "delegate_to": "localhost", "become": False}]
+        # A directory of its own: one run reads a source once.
+        changed = shutil.copytree(folder / "source", folder / f"changed-{number}")
+        (changed / "app/changed.py").write_text(f"NUMBER = {number}\n", encoding="utf-8")
+        for kind, source, before in (("warm", "source", [{"ansible.builtin.shell": f"rm -r {RELEASES}/*"}]), ("changed", changed.name, [])):
+            kept = {"content": "{{ built.steps | to_json }}", "dest": f"{folder}/{kind}-{number}.json", "mode": "0600"}
+            tasks += [*before, build(source), {"ansible.builtin.copy": kept, "delegate_to": "localhost", "become": False}]
     play = {"hosts": "debian13", "become": True, "gather_facts": False, "tasks": tasks}
     (folder / "playbook.json").write_text(json.dumps([play]), encoding="utf-8")
     done = ansible("ansible-playbook", str(folder / "playbook.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, list[dict[str, float]]] = {}
     for kind in ("warm", "changed"):
-        read = [json.loads((folder / f"{kind}-{number}").read_text(encoding="utf-8")) for number in range(CHANCES)]
+        read = [json.loads((folder / f"{kind}-{number}.json").read_text(encoding="utf-8")) for number in range(CHANCES)]
         found[kind] = [{step["step"]: step["seconds"] for step in steps} for steps in read]
     return found
 
