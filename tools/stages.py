@@ -53,8 +53,8 @@ class Check:
     busy: bool = False
 
 
-# They wait for packages, boots and deadlines as much as they compute.
-CHECKS_AT_ONCE = 2
+# On two processors: they wait for packages, boots and deadlines as much as they compute.
+CHECKS_AT_ONCE = 3
 
 
 class Output(threading.local):
@@ -300,6 +300,9 @@ def main() -> int:
         rows.append((stage, sum(each.seconds for each in own), sum((each.count for each in own), Count())))
     failures = [f"{each.stage}: {each.name}" for each in done if each.count.failed]
 
+    print("\nThe longest:")
+    for each in sorted(done, key=lambda each: each.seconds, reverse=True)[:20]:
+        print(f"{each.seconds:5.0f} s  {each.stage}: {each.name}")
     print()
     for name, seconds, count in rows:
         print(f"{name:12} {seconds:5.0f} s  {count}")
