@@ -2,8 +2,8 @@
 
     python3 probes.py MINE OTHER CONTEXT [NAME...]
 
-prints a mapping of names to what succeeded ('' is nothing) as JSON: of all probes, or of those that are named. It is run as the build, as the
-application in its sandbox, and as the application's user in a shell. A probe that finds nothing to try would prove nothing, so the test
+prints a mapping of names to what succeeded ('' is nothing) as JSON: of all probes, or of those that are named. It is run as the build, as
+the application in its sandbox, and as the application's user in a shell. A probe that finds nothing to try would prove nothing, so the test
 looks at some as root too: at those that only look, since root's would stop the services of the host.
 """
 
