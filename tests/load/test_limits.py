@@ -43,7 +43,8 @@ def of_unit(host: Host, unit: str, name: str, value: str) -> None:
 def of_container(host: Host, limit: int) -> None:
     # systemd in the container takes its top for its own, and drops a limit of it when it reads its units.
     host.execute("systemctl daemon-reload")
-    size = f"{limit}m" if limit else "-1"
+    # More than any machine has: not every docker takes the limit off again.
+    size = f"{limit or 1 << 20}m"
     subprocess.run(["docker", "update", f"--memory={size}", f"--memory-swap={size}", host.name], check=True, capture_output=True)
 
 
