@@ -83,6 +83,8 @@ def deployment(options: str, second_run: dict[str, Any], tmp_path_factory: pytes
                 statuses.append(site.ask("/notes", "POST", json={"text": "meanwhile"}).status_code)
             except httpx.HTTPError as error:
                 statuses.append(repr(error))
+            # As fast as they can, they would take the processors that the deployment needs.
+            time.sleep(0.1)
 
     hosts = get_hosts(["all"], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
     clients = [threading.Thread(target=ask, args=(client_of(host), done.statuses[name_of(host)])) for host in hosts for _ in range(3)]

@@ -148,7 +148,7 @@ def test_afterwards_there_is_nothing_left_to_do(host: Host, damaged: Path) -> No
 
 
 ASKER = f"""cat >/root/asker <<'END'
-while :; do test "$({ASK})" = 200 && echo ok || echo failed; done >/root/asked
+while :; do test "$({ASK})" = 200 && echo ok || echo failed; sleep 0.2; done >/root/asked
 END
 systemd-run --quiet --unit=asker sh /root/asker"""
 NOTE = "runuser -u www-data -- curl -sS --max-time 30 --unix-socket /run/plain/live.sock http://localhost/environment"
