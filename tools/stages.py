@@ -53,8 +53,8 @@ class Check:
     busy: bool = False
 
 
-# On two processors: they wait for packages, boots and deadlines as much as they compute.
-CHECKS_AT_ONCE = 3
+# They wait for packages, boots and deadlines as much as they compute.
+CHECKS_AT_ONCE = 2
 
 
 class Output(threading.local):

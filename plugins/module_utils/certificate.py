@@ -473,6 +473,7 @@ def _use(chain: bytes, key: bytes, read_as: list[Certificate], handshake: bool) 
             reason = str(getattr(error, "reason", None) or error)
             # Which of both it is about, OpenSSL does not say.
             alone = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            about_chain = False
             try:
                 alone.load_cert_chain(chain_file, chain_file, password="")
             except (OSError, ValueError) as other:

@@ -161,7 +161,7 @@ def _sockets(value: str, quic: bool) -> list[tuple[str, str, str]]:
     if value.startswith("unix:"):
         return [("tcp", value, "")]
     address, port = _address(value)
-    first, _, last = port.partition("-")
+    first, _hyphen, last = port.partition("-")
     return [("udp" if quic else "tcp", address, str(number)) for number in range(int(first), int(last or first) + 1)]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -375,8 +376,9 @@ def _members(path: str) -> Iterator[_Member]:
         with tarfile.open(path) as archive:
             for info in archive:
                 kind = "file" if info.isreg() or info.islnk() else "directory" if info.isdir() else "link" if info.issym() else ""
-                content = lambda info=info: archive.extractfile(info)  # noqa: E731
-                yield _Member(info.name, kind, bool(info.mode & 0o100), info.size, content, info.linkname)
+                yield _Member(
+                    info.name, kind, bool(info.mode & 0o100), info.size, functools.partial(archive.extractfile, info), info.linkname
+                )
         return
     with zipfile.ZipFile(path) as zipped:
         for each in zipped.infolist():
@@ -387,8 +389,7 @@ def _members(path: str) -> Iterator[_Member]:
             if kind == "link":
                 with zipped.open(each) as stream:
                     target = os.fsdecode(stream.read(4096))
-            content = lambda each=each: zipped.open(each)  # noqa: E731
-            yield _Member(each.filename, kind, bool(mode & 0o100), each.file_size, content, target)
+            yield _Member(each.filename, kind, bool(mode & 0o100), each.file_size, functools.partial(zipped.open, each), target)
 
 
 def _private(key: str) -> str:

@@ -615,7 +615,7 @@ def run(module: Module) -> dict[str, Any]:
             if not plan:
                 module.fail_json(msg=f"{named} refuses the configuration that is there already; {outcome}. It said: {said}", **result)
             # What refuses everything has nothing against these files.
-            again, _, stderr_before = judge(module, command)
+            again, _stdout, stderr_before = judge(module, command)
             if again != 0:
                 result["refused_before"] = True
                 msg = (

@@ -101,7 +101,7 @@ def check_groups(host: str, found: Mapping[str, Mapping[str, Any]]) -> Iterator[
     """Say which groups of a host contradict each other, as conflicts() has found them."""
     if not found:
         return
-    first = "asgi_app" if "asgi_app" in found else next(iter(found))
+    first = "asgi_app" if "asgi_app" in found else next(iter(found), "")
     groups = list(found[first])
     values = ", ".join(f"{group}: {shown(value)}" if first in _PUBLIC else group for group, value in found[first].items())
     others = [name for name in found if name != first]

@@ -611,7 +611,7 @@ def ask_the_service(name: str) -> int:
     wanted.touch()
     try:
         # A run of the timer's may be on its way and have looked for requests already. To start it is to wait for it.
-        for _ in range(2):
+        for _attempt in range(2):
             done = subprocess.run(["systemctl", "start", SERVICE], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
             if answer.exists():
                 break
