@@ -15,7 +15,7 @@ import pytest
 from testinfra import get_hosts
 from testinfra.host import Host
 
-from ansible_collections.steadfast.asgi.molecule.servers.tests.test_servers import Deployment, deployment, second_run  # noqa: F401
+from ansible_collections.steadfast.asgi.molecule.servers.tests.test_servers import Deployment, deployment  # noqa: F401
 from ansible_collections.steadfast.asgi.molecule.servers.tests.test_servers import test_a_new_release_costs_no_request as check_release
 from ansible_collections.steadfast.asgi.molecule.stack.tests import test_site as sites
 from ansible_collections.steadfast.asgi.molecule.stack.tests.conftest import client_of
@@ -35,6 +35,11 @@ def options() -> str:
     done = ansible("ansible-playbook", given(), "converge.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     return given()
+
+
+@pytest.fixture(scope="session")
+def second_run(options: str) -> dict[str, Any]:
+    return play("converge.yml", None, options)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +95,7 @@ def test_a_client_cannot_say_what_a_proxy_would(hosts: list[Host]) -> None:
         assert "forged" not in json.dumps(seen)
 
 
-def test_a_second_run_changes_nothing(hosts: list[Host], second_run: dict[str, Any]) -> None:  # noqa: F811
+def test_a_second_run_changes_nothing(hosts: list[Host], second_run: dict[str, Any]) -> None:
     for host in hosts:
         assert name_of(host) in second_run["stats"]
         assert changed(second_run, host) == []

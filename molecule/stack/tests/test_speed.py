@@ -15,6 +15,8 @@ from testinfra.host import Host
 
 from ansible_collections.steadfast.asgi.molecule.support import Client, ansible, changed, name_of, play
 
+testinfra_hosts = ["ansible://debian13"]
+
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples/fastapi-app"
 Figure = Callable[[str], None]
 
