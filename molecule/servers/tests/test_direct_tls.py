@@ -29,6 +29,11 @@ def given(**more: Any) -> str:
     return f"--extra-vars={json.dumps(DIRECT | more)}"
 
 
+@pytest.fixture(scope="session")
+def where() -> str:
+    return "all"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def options() -> str:
     """Switch to it on all hosts, in one run; the value is what a run of a playbook has to be given for it."""

@@ -1,4 +1,7 @@
-"""The whole site with each of the other servers, one after the other on the same hosts; so each also begins with a change of server."""
+"""The whole site with each of the other servers, one after the other on the same host; so each also begins with a change of server.
+
+On one release of Debian: what differs between them is in the units, which the role asgi_service starts on both with each server.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,8 @@ from ansible_collections.steadfast.asgi.molecule.stack.tests.test_site import ( 
 )
 from ansible_collections.steadfast.asgi.molecule.support import Client, ansible, changed, name_of, play
 
+testinfra_hosts = ["ansible://debian13"]
+
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples/fastapi-app"
 SERVERS: dict[str, dict[str, Any]] = {
     "uvicorn": {"asgi_service_server": "uvicorn"},
@@ -38,11 +43,17 @@ SERVERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="session")
+def where() -> str:
+    """The hosts of this file."""
+    return "debian13"
+
+
 @pytest.fixture(scope="session", params=SERVERS, autouse=True)
-def options(request: pytest.FixtureRequest) -> str:
-    """Put one of the servers in place on all hosts; the value is what a run of a playbook has to be given for it."""
+def options(request: pytest.FixtureRequest, where: str) -> str:
+    """Put one of the servers in place; the value is what a run of a playbook has to be given for it."""
     given = f"--extra-vars={json.dumps(SERVERS[request.param])}"
-    done = ansible("ansible-playbook", given, "converge.yml")
+    done = ansible("ansible-playbook", given, f"--limit={where},localhost", "converge.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     return given
 
@@ -58,8 +69,8 @@ class Deployment:
 
 # The hosts are taken together, as a user's are: each test then looks at what was found on its own.
 @pytest.fixture(scope="session")
-def deployment(options: str, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    hosts = get_hosts(["all"], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
+def deployment(options: str, where: str, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    hosts = get_hosts([where], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
     source = tmp_path_factory.mktemp("deployment") / "source"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
     done = Deployment(f"1.0.{time.time_ns()}", {name_of(host): [] for host in hosts})
@@ -82,7 +93,7 @@ def deployment(options: str, tmp_path_factory: pytest.TempPathFactory) -> Deploy
     for thread in clients:
         thread.start()
     try:
-        done.told = play("../../playbooks/deploy.yml", None, options, f"--extra-vars=asgi_source={source}")
+        done.told = play("../../playbooks/deploy.yml", None, options, f"--limit={where},localhost", f"--extra-vars=asgi_source={source}")
         # Until the old slot has drained.
         time.sleep(6)
     finally:
