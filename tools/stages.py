@@ -137,11 +137,15 @@ def sanity() -> Count:
     return counted(code, Count(ran - failed - skipped, failed, skipped))
 
 
-def scenario(role: str, name: str) -> Callable[[], Count]:
+def scenario(role: str, name: str, command: str = "test", marked: str = "", keep: bool = False) -> Callable[[], Count]:
+    """Run one of Molecule's commands, with the tests whose marks are so, and with hosts that are left for the next one."""
+
     def run() -> Count:
-        report = fresh_report(f"molecule-{role or 'root'}-{name}")
-        environment = {"PYTEST_ADDOPTS": f"--junit-xml={report}", "MOLECULE_COMMAND_BORDERS": "false"}
-        code, output = call("tools/molecule", "test", role, name, env=environment)
+        report = fresh_report(f"molecule-{role or 'root'}-{name}-{command}")
+        environment = {"PYTEST_ADDOPTS": f"--junit-xml={report}", "MOLECULE_COMMAND_BORDERS": "false", "KEEP": "1" if keep else ""}
+        if marked:
+            environment["PYTEST_ADDOPTS"] += f" -m '{marked}'"
+        code, output = call("tools/molecule", command, role, name, env=environment)
         count = Count()
         # Molecule's closing list has one line for each step: scenario, arrow, step, result.
         _before, _heading, details = output.rpartition("\nDETAILS")
@@ -159,6 +163,8 @@ def scenario(role: str, name: str) -> Callable[[], Count]:
     return run
 
 
+# The scenario that has tests with the mark `timed`.
+TIMED = "stack"
 # These take longest, so they come first: then nothing long is left at the end, beside which nothing could run.
 LONGEST = ("servers", "asgi_rollout default", "asgi_release default", "asgi_service default")
 
@@ -169,9 +175,13 @@ def scenarios() -> Iterator[Check]:
         role, name = path.parts[-4], path.parts[-2]
         found[f"{role} {name}"] = Check(f"{role} {name}", scenario(role, name))
     for path in sorted(ROOT.glob("molecule/*/molecule.yml")):
-        found[path.parts[-2]] = Check(path.parts[-2], scenario("", path.parts[-2]), alone=path.parts[-2] == "stack")
+        found[path.parts[-2]] = Check(path.parts[-2], scenario("", path.parts[-2]))
+    # Its hosts stay for what is measured there when nothing else runs.
+    found[TIMED] = Check(TIMED, scenario("", TIMED, marked="not timed", keep=True))
     yield from (found.pop(name) for name in LONGEST)
     yield from found.values()
+    yield Check(f"{TIMED}, timed", scenario("", TIMED, command="verify", marked="timed"), alone=True)
+    yield Check(f"{TIMED}, the end", scenario("", TIMED, command="destroy"), alone=True)
 
 
 def lint() -> Iterator[Check]:

@@ -87,7 +87,7 @@ class Visitor(threading.Thread):
         self.context.verify_mode = ssl.CERT_NONE
 
     def run(self) -> None:
-        while not self.over.wait(0.02):
+        while not self.over.wait(0.2):
             connection = HTTPSConnection(self.address, timeout=10, context=self.context)
             try:
                 connection.request("GET", "/alive", headers={"Host": NAME})

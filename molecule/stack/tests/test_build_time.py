@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.steadfast.asgi.molecule.support import ansible
 
 testinfra_hosts = ["ansible://debian13"]
+pytestmark = pytest.mark.timed
 
 ROOT = Path(__file__).resolve().parents[3]
 RELEASES = "/opt/timed/releases"

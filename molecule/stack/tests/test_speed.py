@@ -11,11 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from testinfra.host import Host
 
 from ansible_collections.steadfast.asgi.molecule.support import Client, ansible, changed, name_of, play
 
 testinfra_hosts = ["ansible://debian13"]
+pytestmark = pytest.mark.timed
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples/fastapi-app"
 Figure = Callable[[str], None]
