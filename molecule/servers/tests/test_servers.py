@@ -105,9 +105,9 @@ def deployment(options: str, where: str, tmp_path_factory: pytest.TempPathFactor
 
 def test_a_second_run_changes_nothing_but_the_release(host: Host, deployment: Deployment) -> None:
     assert set(changed(deployment.told, host)) <= {
-        "Make the release where the host does not have it",
-        "Boot the release in the idle slot, prove it ready and make it live",
-        "Remove releases that nothing needs",
+        "steadfast.asgi.asgi_release : Make the release where the host does not have it",
+        "steadfast.asgi.asgi_rollout : Boot the release in the idle slot, prove it ready and make it live",
+        "steadfast.asgi.asgi_release : Remove releases that nothing needs",
     }
 
 
