@@ -1,4 +1,7 @@
-"""The same site without nginx: the server speaks TLS itself, on port 443, which nginx has before and after."""
+"""The same site without nginx: the server speaks TLS itself, on port 443, which nginx has before and after.
+
+On one release of Debian; tests/load/test_direct_tls.py is about the other.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from ansible_collections.steadfast.asgi.molecule.support import Client, ansible,
 
 DIRECT = {"asgi_nginx_state": "absent", "asgi_service_tls_listen": ["443"]}
 DEPLOY = "../../playbooks/deploy.yml"
+WHERE = "debian12"
+LIMIT = f"--limit={WHERE},localhost"
 
 
 def given(**more: Any) -> str:
@@ -31,26 +36,26 @@ def given(**more: Any) -> str:
 
 @pytest.fixture(scope="session")
 def where() -> str:
-    return "all"
+    return WHERE
 
 
 @pytest.fixture(scope="session", autouse=True)
 def options() -> str:
     """Switch to it on all hosts, in one run; the value is what a run of a playbook has to be given for it."""
-    done = ansible("ansible-playbook", given(), "converge.yml")
+    done = ansible("ansible-playbook", LIMIT, given(), "converge.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     return given()
 
 
 @pytest.fixture(scope="session")
 def second_run(options: str) -> dict[str, Any]:
-    return play("converge.yml", None, options)
+    return play("converge.yml", None, LIMIT, options)
 
 
 @pytest.fixture(scope="session")
 def hosts() -> list[Host]:
     """All of them. What takes a run of a playbook is done to them together."""
-    return list(get_hosts(["all"], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"]))
+    return list(get_hosts([WHERE], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"]))
 
 
 def ways(told: dict[str, Any], hosts: list[Host]) -> set[str]:
@@ -146,7 +151,7 @@ def test_it_comes_back_as_after_a_boot(hosts: list[Host]) -> None:
 def test_a_renewed_certificate_comes_in_by_a_reload(hosts: list[Host]) -> None:
     clients, slots = [client_of(host) for host in hosts], live(hosts)
     before = [served(site) for site in clients]
-    told = play("converge.yml", None, given(asgi_certificate_names=["notes.example", "also.example"]))
+    told = play("converge.yml", None, LIMIT, given(asgi_certificate_names=["notes.example", "also.example"]))
     # The role asgi_certificate has done it.
     assert ways(told, hosts) == {"nothing"}
     assert all(served(site) != old for site, old in zip(clients, before, strict=True))
@@ -162,7 +167,7 @@ def test_a_certificate_that_was_renewed_by_others_is_a_reason_to_reload(hosts: l
             f"mkdir /root/pair && cp -p {pair}/* /root/pair && cd {pair}/ && openssl req -x509 -newkey ec "
             "-pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=other -keyout privkey.pem -out fullchain.pem"
         )
-    told = play(DEPLOY, None, given())
+    told = play(DEPLOY, None, LIMIT, given())
     for site in clients:
         with pytest.raises(ssl.SSLCertVerificationError):
             served(site)
@@ -184,10 +189,10 @@ def test_clients_certificates(hosts: list[Host], tmp_path: Path) -> None:
             "openssl x509 -req -in alice.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3 -out alice.pem"
         )
     optional = given(asgi_service_tls_client_ca="/root/clients/ca.pem", asgi_service_tls_client_verify="optional")
-    assert ways(play(DEPLOY, None, optional), hosts) == {"reload"}
-    assert [client_of(host).ask("/").status_code for host in hosts] == [200, 200]
+    assert ways(play(DEPLOY, None, LIMIT, optional), hosts) == {"reload"}
+    assert {client_of(host).ask("/").status_code for host in hosts} == {200}
     required = given(asgi_service_tls_client_ca="/root/clients/ca.pem")
-    assert ways(play(DEPLOY, None, required), hosts) == {"reload"}
+    assert ways(play(DEPLOY, None, LIMIT, required), hosts) == {"reload"}
     for host in hosts:
         site = client_of(host)
         with pytest.raises(httpx.HTTPError):
@@ -201,7 +206,7 @@ def test_clients_certificates(hosts: list[Host], tmp_path: Path) -> None:
 
 def test_a_service_that_reaches_nobody_can_be_reached(hosts: list[Host]) -> None:
     """In the sandbox `strict` the service exchanges packets with no address but the host's. The connections are not its own."""
-    assert ways(play(DEPLOY, None, given(asgi_service_sandbox="strict")), hosts) == {"rollout"}
+    assert ways(play(DEPLOY, None, LIMIT, given(asgi_service_sandbox="strict")), hosts) == {"rollout"}
     for host in hosts:
         site = client_of(host)
         assert site.own_address() not in ("127.0.0.1", site.address)
@@ -212,7 +217,7 @@ def test_an_address_that_is_taken_leaves_what_is_live(hosts: list[Host]) -> None
     slots = live(hosts)
     for host in hosts:
         host.check_output("systemd-run --unit=taken /usr/bin/python3 -m http.server 8443")
-    done = ansible("ansible-playbook", given(asgi_service_tls_listen=["443", "8443"]), DEPLOY)
+    done = ansible("ansible-playbook", LIMIT, given(asgi_service_tls_listen=["443", "8443"]), DEPLOY)
     for host in hosts:
         host.check_output("systemctl stop taken")
     assert done.returncode != 0
@@ -226,11 +231,11 @@ def test_an_address_that_is_taken_leaves_what_is_live(hosts: list[Host]) -> None
 
 def test_another_address_is_added_and_removed(hosts: list[Host]) -> None:
     ask = "curl --silent --output /dev/null --insecure --write-out '%{http_code}' https://localhost:8443/ready"
-    play(DEPLOY, None, given(asgi_service_tls_listen=["443", "8443"]))
+    play(DEPLOY, None, LIMIT, given(asgi_service_tls_listen=["443", "8443"]))
     for host in hosts:
         assert host.check_output(ask) == "200"
         assert client_of(host).ask("/").status_code == 200
-    play(DEPLOY, None, given())
+    play(DEPLOY, None, LIMIT, given())
     for host in hosts:
         assert host.run(ask).rc == 7
         assert client_of(host).ask("/").status_code == 200
@@ -248,7 +253,7 @@ def test_a_new_release_costs_no_request(hosts: list[Host], deployment: Deploymen
 
 def test_back_to_nginx(hosts: list[Host]) -> None:
     """In one run, on the same port, and nothing of it stays."""
-    told = play("converge.yml", None)
+    told = play("converge.yml", None, LIMIT)
     assert ways(told, hosts) == {"rollout"}
     for host in hosts:
         assert client_of(host).ask("/").headers["server"].startswith("nginx")
