@@ -36,16 +36,12 @@ def duration(entry: dict[str, Any]) -> float:
     return (end - start).total_seconds()
 
 
-# As for a host of which nothing is said but its address; the scenarios' inventory names the interpreter.
-PLAIN = "--extra-vars=ansible_python_interpreter=auto_silent"
-
-
 def test_a_second_run_changes_nothing_and_costs_little(host: Host, figure: Figure) -> None:
     def ping() -> None:
-        assert ansible("ansible", PLAIN, "--module-name=ping", name_of(host)).returncode == 0
+        assert ansible("ansible", "--module-name=ping", name_of(host)).returncode == 0
 
     def second_run() -> None:
-        assert changed(play("converge.yml", host, PLAIN), host) == []
+        assert changed(play("converge.yml", host), host) == []
 
     # In turns, so that whatever else this machine does slows down both.
     pairs = [(seconds_of(ping), seconds_of(second_run)) for _ in range(3)]
