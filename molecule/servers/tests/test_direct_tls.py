@@ -41,7 +41,7 @@ def where() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def options() -> str:
-    """Switch to it on all hosts, in one run; the value is what a run of a playbook has to be given for it."""
+    """Switch to it in one run; the value is what a run of a playbook has to be given for it."""
     done = ansible("ansible-playbook", LIMIT, given(), "converge.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     return given()
@@ -54,7 +54,7 @@ def second_run(options: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def hosts() -> list[Host]:
-    """All of them. What takes a run of a playbook is done to them together."""
+    """The hosts of this file. What takes a run of a playbook is done to them together."""
     return list(get_hosts([WHERE], connection="ansible", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"]))
 
 
