@@ -75,6 +75,9 @@ def unlimited(host: Host) -> None:
     for unit in ("asgi-plain.slice", "asgi.slice"):
         for name, value in UNLIMITED.items():
             of_unit(host, unit, name, value)
+        # What was set so has a file of its own, which would count for more than the unit that the role writes.
+        host.execute(f"rm -rf /run/systemd/system.control/{unit}.d")
+    host.execute("systemctl daemon-reload")
     of_container(host, 0)
 
 
@@ -131,8 +134,7 @@ def test_a_limit_that_holds_both_slots_is_no_obstacle(host: Host, variables: dic
 
 def test_a_total_limit_of_the_inventory_is_counted(host: Host) -> None:
     pids = host.worker_pids()
-    # What is used may have the files in it that were read, which a second slot would not need again.
-    limit = used(host) * 6 // 5
+    limit = used(host) * 3 // 2
     host.settings(asgi_service_workers=WORKERS, asgi_service_boot_timeout=PATIENCE, asgi_service_total_memory_max=f"{limit}M")
     name = next(name for name in ("two", "three") if host.releases[name] != host.live())
 

@@ -15,6 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.steadfast.asgi.plugins.action.asgi_release import ActionModule
+from ansible_collections.steadfast.asgi.plugins.module_utils import source as source_module
 
 LOCK = '[[package]]\nname = "fastapi"\n\n[[package]]\nname = "shared-app"\n'
 
@@ -127,7 +128,10 @@ def test_a_source_that_cannot_be_deployed_is_refused(
     source: Path,
     spoil: Callable[[Path], object],
     said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # An older controller would leave it to the host what is valid.
+    monkeypatch.setattr(source_module, "sys", SimpleNamespace(version_info=(3, 12)))
     spoil(source)
     with pytest.raises(AnsibleActionFail, match=re.escape(said)) as refused:
         inspect()

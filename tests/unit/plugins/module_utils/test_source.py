@@ -511,7 +511,8 @@ def test_of_a_dotted_name_the_first_part_has_to_be_there(tmp_path: Path) -> None
     assert "'asgi'" in find_app("app.main:asgi.service", [root])
 
 
-def test_invalid_python_is_named_with_its_line(tmp_path: Path) -> None:
+def test_invalid_python_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "sys", SimpleNamespace(version_info=(3, 12)))
     said = find_app("app.main:app", [module(tmp_path, "x = 1\napp = (\n")])
     assert "app/main.py is not valid Python" in said
     assert "(line 2)" in said

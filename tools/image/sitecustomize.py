@@ -1,0 +1,36 @@
+"""Keep the compiled form of what Ansible sends to this host, so that each task costs two thirds of its processor time.
+
+A module comes with its library as a zip file, which Python compiles from the source each time (zipimport has no cache). Nothing else on
+the host sees this: Ansible's modules are read from standard input (`pipelining`), and only then does the interpreter know no argument.
+"""
+
+import sys
+
+if getattr(sys, "argv", None) == [""]:
+    import _imp
+    import marshal
+    import os
+    import zipimport
+
+    # Of root, and seen by no other user: who could write here would run code as root.
+    CACHE = "/root/.cache/modules"
+    compile_source = zipimport._compile_source
+
+    def compile_once(path, source):
+        kept = f"{CACHE}/{_imp.source_hash(0, source).hex()}"
+        try:
+            with open(kept, "rb") as stream:
+                return marshal.loads(stream.read())
+        except (OSError, EOFError):
+            code = compile_source(path, source)
+        try:
+            os.makedirs(CACHE, mode=0o700, exist_ok=True)
+            with open(f"{kept}.{os.getpid()}", "wb") as stream:
+                stream.write(marshal.dumps(code))
+            os.rename(f"{kept}.{os.getpid()}", kept)
+        except OSError:
+            pass
+        return code
+
+    if os.geteuid() == 0:
+        zipimport._compile_source = compile_once
