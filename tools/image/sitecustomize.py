@@ -4,6 +4,8 @@ A module comes with its library as a zip file, which Python compiles from the so
 the host sees this: Ansible's modules are read from standard input (`pipelining`), and only then does the interpreter know no argument.
 """
 
+from __future__ import annotations
+
 import sys
 
 if getattr(sys, "argv", None) == [""]:
@@ -11,18 +13,19 @@ if getattr(sys, "argv", None) == [""]:
     import marshal
     import os
     import zipimport
+    from types import CodeType
 
     # Of root, and seen by no other user: who could write here would run code as root.
     CACHE = "/root/.cache/modules"
-    compile_source = zipimport._compile_source
+    compile_source = zipimport._compile_source  # type: ignore[attr-defined]
 
-    def compile_once(path, source):
+    def compile_once(path: str, source: bytes) -> CodeType:
         kept = f"{CACHE}/{_imp.source_hash(0, source).hex()}"
         try:
             with open(kept, "rb") as stream:
-                return marshal.loads(stream.read())
-        except (OSError, EOFError):
-            code = compile_source(path, source)
+                return marshal.loads(stream.read())  # noqa: S302 (written here, where only root writes)
+        except (OSError, EOFError, ValueError):
+            code: CodeType = compile_source(path, source)
         try:
             os.makedirs(CACHE, mode=0o700, exist_ok=True)
             with open(f"{kept}.{os.getpid()}", "wb") as stream:
@@ -33,4 +36,4 @@ if getattr(sys, "argv", None) == [""]:
         return code
 
     if os.geteuid() == 0:
-        zipimport._compile_source = compile_once
+        zipimport._compile_source = compile_once  # type: ignore[attr-defined]
