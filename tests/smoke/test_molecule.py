@@ -77,8 +77,8 @@ def test_each_role_lists_its_hosts(developer: Developer, folder: Path) -> None:
 
 
 def test_two_checkouts_test_the_same_role_at_once(developer: Developer) -> None:
-    # Molecule keeps its notes by the name of the folder, so the second one waits for the first.
-    runs = [developer.start("molecule", "test", checkout=checkout) for checkout in (0, 1)]
+    # Molecule keeps its notes by the name of the folder, so one waits for the other.
+    runs = [developer.start("molecule", command, checkout=checkout) for checkout, command in enumerate(("test", "converge"))]
     for each in [finished(run) for run in runs]:
         assert "Molecule executed 1 scenario (1 successful)" in each, each
 
