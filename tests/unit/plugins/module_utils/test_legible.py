@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils import basic
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.steadfast.asgi.plugins.filter.legible import FilterModule
@@ -71,9 +73,28 @@ def test_whatever_a_module_reports_is_legible(run_module: Any, monkeypatch: pyte
     assert (done["failed"], done["msg"], done["journal"]) == (True, "no \\x07", "\\x1b")
 
 
+MODULES = Path(__file__).resolve().parents[4] / "plugins/modules"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in MODULES.glob("*.py") if "    main()" in path.read_text(encoding="utf-8")))
+def test_who_looks_at_its_options_only_runs_no_module(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ansible-lint's rule `args` does it, also where the module has been imported before."""
+    module = importlib.import_module(f"ansible_collections.steadfast.asgi.plugins.modules.{name}")
+
+    class OptionsAreValidError(Exception):
+        pass
+
+    class Ends(AnsibleModule):  # type: ignore[misc]
+        def __init__(self, **_options: Any) -> None:
+            raise OptionsAreValidError
+
+    monkeypatch.setattr(basic, "AnsibleModule", Ends)
+    with pytest.raises(OptionsAreValidError):
+        module.main()
+
+
 def test_no_module_reports_in_another_way() -> None:
-    modules = Path(__file__).resolve().parents[4] / "plugins/modules"
-    texts = {path.name: path.read_text(encoding="utf-8") for path in modules.glob("*.py")}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in MODULES.glob("*.py")}
     assert texts
     programs = {name: text for name, text in texts.items() if "    main()" in text}
     assert [name for name, text in programs.items() if "module_utils.legible import Module\n" not in text] == []
