@@ -217,7 +217,18 @@ def load() -> Iterator[Check]:
         yield Check(name, pytest(name), busy=True)
 
 
+def images() -> Iterator[Check]:
+    def run() -> Count:
+        try:
+            return one("tools/test-images")()
+        finally:
+            IMAGES.set()
+
+    yield Check("images of the hosts", run, busy=True)
+
+
 STAGES: dict[str, Callable[[], Iterator[Check]]] = {
+    "images": images,
     "lint": lint,
     "sanity": lambda: iter([Check("ansible-test sanity", sanity)]),
     "unit": lambda: folder("tests/unit"),
@@ -227,6 +238,9 @@ STAGES: dict[str, Callable[[], Iterator[Check]]] = {
     "integration": lambda: folder("tests/integration"),
     "smoke": lambda: folder("tests/smoke"),
 }
+# They start hosts. What does not is done while the images are built.
+WITH_HOSTS = ("molecule", "load", "integration", "smoke")
+IMAGES = threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +255,8 @@ class Done:
 
 def perform(stage: str, check: Check) -> Done:
     """Run a check between a heading and its result."""
+    if stage in WITH_HOSTS:
+        IMAGES.wait()
     print(f"\n== {stage}: {check.name}", file=OUTPUT.stream, flush=True)
     started = time.monotonic()
     try:
@@ -298,14 +314,17 @@ def main() -> int:
         parser.error(f"unknown stage: {', '.join(sorted(unknown))}")
 
     started = time.monotonic()
-    checks = [(stage, check) for stage in arguments.stages or STAGES for check in STAGES[stage]()]
-    together = [(stage, check) for stage, check in checks if not check.alone and len(checks) > 1]
+    stages = arguments.stages or list(STAGES)
+    if not set(stages).isdisjoint(WITH_HOSTS) and "images" not in stages:
+        stages.insert(0, "images")
+    checks = [(stage, check) for stage in stages for check in STAGES[stage]()]
+    together = [(stage, check) for stage, check in checks if not check.alone and len(checks) > 2]
     done = side_by_side(together)
     # Those that have to be alone come last, one after the other, and show their output as it comes.
     done += [perform(*each) for each in checks if each not in together]
 
     rows: list[tuple[str, float, Count]] = [("setup", arguments.spent, Count())]
-    for stage in arguments.stages or STAGES:
+    for stage in stages:
         own = [each for each in done if each.stage == stage]
         rows.append((stage, sum(each.seconds for each in own), sum((each.count for each in own), Count())))
     failures = [f"{each.stage}: {each.name}" for each in done if each.count.failed]
