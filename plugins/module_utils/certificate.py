@@ -462,6 +462,19 @@ def _as_files(*contents: bytes) -> Iterator[list[str]]:
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
+# For a file without a key, or with a damaged one, there is no reason or one of these, by the release of OpenSSL.
+_NO_KEY = (None, "NO_START_LINE", "UNSUPPORTED")
+
+
+def _refusal_of(chain_file: str) -> str:
+    """Return why OpenSSL does not take a chain, '' if it does. It is given as its own key: a chain that is taken lacks only that."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, chain_file, password="")
+    except (OSError, ValueError) as error:
+        return "" if getattr(error, "reason", None) in _NO_KEY + _MISMATCH else str(error)
+    return ""
+
+
 def _use(chain: bytes, key: bytes, read_as: list[Certificate], handshake: bool) -> None:
     """Have OpenSSL load both, and be asked by a client that trusts the end of the chain. Raises CertificateError."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -470,18 +483,11 @@ def _use(chain: bytes, key: bytes, read_as: list[Certificate], handshake: bool) 
             # With a password, or OpenSSL would ask whoever is at the terminal.
             server.load_cert_chain(chain_file, key_file, password="")
         except (OSError, ValueError) as error:
-            reason = str(getattr(error, "reason", None) or error)
-            # Which of both it is about, OpenSSL does not say.
-            alone = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            about_chain = False
-            try:
-                alone.load_cert_chain(chain_file, chain_file, password="")
-            except (OSError, ValueError) as other:
-                about_chain = str(getattr(other, "reason", None) or other) == reason and reason not in _MISMATCH
-            if reason in _MISMATCH:
+            if getattr(error, "reason", None) in _MISMATCH:
                 raise _MismatchError from None
-            if about_chain and reason not in ("NO_START_LINE", "UNSUPPORTED", "PEM lib"):
-                raise CertificateError(f"cannot be loaded by OpenSSL: {error}.") from None
+            # Which of both it is about, OpenSSL does not say.
+            if refusal := _refusal_of(chain_file):
+                raise CertificateError(f"cannot be loaded by OpenSSL: {refusal}.") from None
             raise _KeyError(f"and the chain cannot be loaded by OpenSSL, or it is not a private key: {error}.") from None
     if not handshake:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from client import Load, Record, Site
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = ROOT / "tests/apps/plain"
 NAME = "plain.example.org"
+BARE = "steadfast-asgi-test:debian13"
 
 
 class FailedError(Exception):
@@ -33,7 +35,10 @@ def run(*command: str, cwd: Path | None = None) -> str:
 class Host:
     """A Debian container. The application's releases are copies of tests/apps/plain that differ in a few characters."""
 
-    def __init__(self, name: str, work: Path, image: str = "steadfast-asgi-test:debian13", boot_seconds: float = 2.0) -> None:
+    # The first host of a session starts bare. The next ones start as that one was after its first run, and have been booted again.
+    image = BARE
+
+    def __init__(self, name: str, work: Path, boot_seconds: float = 2.0) -> None:
         # Another checkout may load its own host on the same engine.
         name = f"{name}-{os.environ['STEADFAST_CHECKOUT']}"
         self.name = name
@@ -48,7 +53,7 @@ class Host:
             "asgi_certificate_ca_export": str(work / "ca.pem"),
         }
         self.remove()
-        run(str(ROOT / "tools/start-host"), name, image)
+        run(str(ROOT / "tools/start-host"), name, self.image)
         self.inventory = work / "inventory.json"
         host = {name: {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3"}}
         self.inventory.write_text(json.dumps({"all": {"hosts": host}}), encoding="utf-8")
@@ -80,6 +85,13 @@ class Host:
         """Deploy the first release with site.yml."""
         self.playbook(ROOT / "playbooks/site.yml", asgi_source=str(self.source(name)), **variables)
         self.releases[name] = self.live()
+        if Host.image == BARE:
+            self.keep_image()
+
+    def keep_image(self) -> None:
+        """Have the hosts after this one start from what this one is now, until this process ends."""
+        Host.image = run("docker", "commit", self.name).strip()
+        atexit.register(subprocess.run, ["docker", "image", "rm", "--force", Host.image], capture_output=True, check=False)
 
     def build(self, name: str, *changes: tuple[str, str], **variables: Any) -> str:
         """Build a release and leave it at that; returns its path on the host."""

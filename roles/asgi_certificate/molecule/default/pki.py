@@ -174,8 +174,8 @@ def cases() -> dict[str, Case]:
         "public key": Case(chain, good.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), no_key),
         "key with a passphrase": Case(chain, locked_key, "has a passphrase"),
         "old key with a passphrase": Case(chain, legacy, "has a passphrase"),
-        "key with another label": Case(chain, key.replace(b"PRIVATE", b"RSA PRIVATE"), "OpenSSL"),
-        "broken key": Case(chain, key.replace(b"M", b"N"), "OpenSSL"),
+        "key with another label": Case(chain, key.replace(b"PRIVATE", b"RSA PRIVATE"), "it is not a private key"),
+        "broken key": Case(chain, key.replace(b"M", b"N"), "it is not a private key"),
         # What it says.
         "key of another": Case(chain, other.key_pem().encode(), "is not the key of"),
         "key of another kind": Case(
