@@ -109,6 +109,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, wheel: Wheel) -> Path:
     return folder
 
 
+@pytest.mark.once
 def test_a_source_distribution_is_built_on_the_host(host: Host, play: Play, wheels: Path) -> None:
     shop = role("sdist", sdist(wheels, "1.4"), "shop:app", asgi_release_wheelhouse=str(wheels))
     done = play(host.backend.get_hostname(), [directory("sdist"), *cut_off(shop, shop)], "--diff")
@@ -129,6 +130,7 @@ def locked(folder: Path, path: Path) -> Path:
     return folder
 
 
+@pytest.mark.once
 def test_a_package_without_a_wheel_is_named_with_the_host_s_python(host: Host, play: Play, wheels: Path, tmp_path: Path) -> None:
     path = tmp_path / "steadfast_probe-1.0-cp39-cp39-win_amd64.whl"
     path.write_bytes((wheels / "steadfast_probe-1.0-py3-none-any.whl").read_bytes())
@@ -140,6 +142,7 @@ def test_a_package_without_a_wheel_is_named_with_the_host_s_python(host: Host, p
     assert "asgi_release_wheelhouse" in said
 
 
+@pytest.mark.once
 def test_check_mode_says_which_packages_would_change(host: Host, play: Play, wheels: Path, tmp_path: Path) -> None:
     me = host.backend.get_hostname()
     old = locked(tmp_path / "old", wheels / "steadfast_probe-1.0-py3-none-any.whl")

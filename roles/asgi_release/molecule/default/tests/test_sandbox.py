@@ -176,6 +176,7 @@ def test_what_is_opened_is_open(host: Host, play: Play, source: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.once
 def test_a_build_without_an_end_is_ended(host: Host, play: Play, source: Path) -> None:
     host.check_output("mkdir -p /opt/endless/releases")
     command = ["sh", "-c", "trap '' TERM HUP INT; sleep 600 & sleep 600"]
@@ -187,6 +188,7 @@ def test_a_build_without_an_end_is_ended(host: Host, play: Play, source: Path) -
     assert play(host.backend.get_hostname(), [role(source, "endless")]).returncode == 0
 
 
+@pytest.mark.once
 def test_a_build_that_waits_says_for_whom(host: Host, play: Play, source: Path) -> None:
     host.check_output("mkdir -p /opt/waiting/releases")
     code = "import fcntl, os, time; f = os.open('/opt/waiting/releases/.lock', os.O_RDWR | os.O_CREAT, 0o600); fcntl.flock(f, 2); "

@@ -122,6 +122,7 @@ def raw(text: str) -> list[str]:
     return found + [escaped for escaped in ("\\u001b", "\\u0007", "\\u009b") if escaped in text]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("where", ["import", "ready"])
 def test_what_an_application_says_cannot_act_on_the_operator_s_terminal(host: Host, apply_roles: Apply, where: str) -> None:
     put(host, "/srv/hostile/hostile.py", HOSTILE)
@@ -142,6 +143,7 @@ def test_what_an_application_says_cannot_act_on_the_operator_s_terminal(host: Ho
     assert raw(said) == []
 
 
+@pytest.mark.once
 def test_what_a_command_writes_cannot_either(host: Host, apply_roles: Apply) -> None:
     put(host, "/srv/hostile/acts.py", f"import sys; sys.stdout.buffer.write(({ACTS!r} + 'end\\n').encode())")
     said = command(host, apply_roles, "python3 /srv/hostile/acts.py")
