@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 import pytest
-from testinfra.host import Host
 
 if TYPE_CHECKING:
     from .conftest import Client
