@@ -66,8 +66,6 @@ def hosts() -> list[Host]:
 
 @pytest.fixture(scope="module")
 def deploy(tmp_path_factory: pytest.TempPathFactory, apply_roles: Deploy) -> Deploy:
-    made: set[str] = set()
-
     def run(version: str, *options: str, serial: int = 0, **variables: Any) -> subprocess.CompletedProcess[str]:
         folder = tmp_path_factory.mktemp("source")
         shutil.copytree(PLAIN, folder, dirs_exist_ok=True)
@@ -83,10 +81,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory, apply_roles: Deploy) -> Dep
             "asgi_rollout_drain_timeout": 1,
         }
         keywords = {"serial": serial} if serial else {}
-        # The account is there after the first run.
-        done = apply_roles(ROLES[len(made) :], common | variables, *options, **keywords)
-        made.add("account")
-        return done
+        return apply_roles(ROLES, common | variables, *options, **keywords)
 
     return run
 
