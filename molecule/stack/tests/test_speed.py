@@ -6,7 +6,7 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,15 @@ def duration(entry: dict[str, Any]) -> float:
     return (end - start).total_seconds()
 
 
+@pytest.fixture
+def as_users_have_it(host: Host) -> Iterator[None]:
+    """A host whose Python compiles each task's module anew, as every host but those of the tests does (tools/image/sitecustomize.py)."""
+    host.check_output("for each in /etc/python3.*; do mv $each/sitecustomize.py $each/away; done")
+    yield
+    host.check_output("for each in /etc/python3.*; do mv $each/away $each/sitecustomize.py; done")
+
+
+@pytest.mark.usefixtures("as_users_have_it")
 def test_a_second_run_changes_nothing_and_costs_little(host: Host, figure: Figure) -> None:
     def ping() -> None:
         assert ansible("ansible", "--module-name=ping", name_of(host)).returncode == 0
@@ -47,7 +56,8 @@ def test_a_second_run_changes_nothing_and_costs_little(host: Host, figure: Figur
     pairs = [(seconds_of(ping), seconds_of(second_run)) for _ in range(3)]
     pinged, ran = (statistics.median(column) for column in zip(*pairs, strict=True))
     figure(f"a second run takes {ran:.1f} s, {ran / pinged:.1f} times a ping ({pinged:.2f} s); medians of 3")
-    # 10 is what it is to be again: a run renders the site's configuration three times by now, and once would do.
+    # Measured: 9.7. It is to stay below 10, and what is above that is for a machine on which other things run; a run still renders the
+    # site's configuration twice, and once would do.
     assert ran / pinged <= 12
 
 
