@@ -316,7 +316,9 @@ def main() -> int:
     if not set(stages).isdisjoint(WITH_HOSTS) and "images" not in stages:
         stages.insert(0, "images")
     checks = [(stage, check) for stage in stages for check in STAGES[stage]()]
-    together = [(stage, check) for stage, check in checks if not check.alone and len(checks) > 2]
+    # A single one shows its output while it runs.
+    several = sum(stage != "images" for stage, _ in checks) > 1
+    together = [(stage, check) for stage, check in checks if several and not check.alone]
     done = side_by_side(together)
     # Those that have to be alone come last, one after the other, and show their output as it comes.
     done += [perform(*each) for each in checks if each not in together]

@@ -80,7 +80,7 @@ def test_each_role_lists_its_hosts(developer: Developer, folder: Path) -> None:
 def test_two_checkouts_test_the_same_role_at_once(developer: Developer) -> None:
     # Molecule keeps its notes by the name of the folder, so one waits for the other.
     runs = [developer.start("molecule", command, checkout=checkout) for checkout, command in enumerate(("test", "converge"))]
-    # Side by side: what nobody reads would stop at some time.
+    # At once: a run whose output nobody reads stops when the pipe is full.
     with ThreadPoolExecutor() as pool:
         said = list(pool.map(finished, runs))
     for each in said:

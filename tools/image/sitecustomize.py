@@ -1,7 +1,7 @@
 """Keep the compiled form of what Ansible sends to this host, so that each task costs two thirds of its processor time.
 
-A module comes with its library as a zip file, which Python compiles from the source each time (zipimport has no cache). Nothing else on
-the host sees this: Ansible's modules are read from standard input (`pipelining`), and only then does the interpreter know no argument.
+A module comes with its library as a zip file. Python compiles its source each time, because zipimport keeps nothing. Other programs do
+not use this: Ansible sends a module to standard input (`pipelining`), and only then does the interpreter have no argument.
 """
 
 from __future__ import annotations

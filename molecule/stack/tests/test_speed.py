@@ -38,7 +38,7 @@ def duration(entry: dict[str, Any]) -> float:
 
 @pytest.fixture
 def as_users_have_it(host: Host) -> Iterator[None]:
-    """A host whose Python compiles each task's module anew, as every host but those of the tests does (tools/image/sitecustomize.py)."""
+    """Compile each task's module again, as a user's host does. The test images keep the result (tools/image/sitecustomize.py)."""
     host.check_output("for each in /etc/python3.*; do mv $each/sitecustomize.py $each/away; done")
     yield
     host.check_output("for each in /etc/python3.*; do mv $each/away $each/sitecustomize.py; done")
@@ -56,8 +56,7 @@ def test_a_second_run_changes_nothing_and_costs_little(host: Host, figure: Figur
     pairs = [(seconds_of(ping), seconds_of(second_run)) for _ in range(3)]
     pinged, ran = (statistics.median(column) for column in zip(*pairs, strict=True))
     figure(f"a second run takes {ran:.1f} s, {ran / pinged:.1f} times a ping ({pinged:.2f} s); medians of 3")
-    # Measured: 9.7. It is to stay below 10, and what is above that is for a machine on which other things run; a run still renders the
-    # site's configuration twice, and once would do.
+    # The aim is 10, and 9.7 was measured. The rest is for a busy machine. A run still renders the site's configuration twice.
     assert ran / pinged <= 12
 
 
